@@ -1,0 +1,125 @@
+"""What the repository asks for: declared once, locked plainly, and never the forbidden packages."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = ["xformers", "mediapipe"]
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENT_FILES = [ROOT / "pyproject.toml", ROOT / "environment.yml", *LOCKS]
+
+
+def locked_lines(lock):
+    return [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def locked_names(lock):
+    return {line.split("==")[0] for line in locked_lines(lock)}
+
+
+def required_names(extra):
+    declared = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]]
+    return {canonicalize_name(Requirement(line).name) for line in declared}
+
+
+def imported_modules(path):
+    """The top-level names that a file imports anywhere, by a statement or by name in a call."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name.partition(".")[0] for alias in names)
+            case ast.ImportFrom(module=str(module)):
+                yield module.partition(".")[0]
+            case ast.Call(func=ast.Name(id="import_module" | "__import__"), args=[ast.Constant(value=str(name)), *_]):
+                yield name.partition(".")[0]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+                yield name.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.parametrize("path", REQUIREMENT_FILES, ids=lambda path: path.name)
+def test_forbidden_package_is_in_no_requirement(path, name):
+    assert name not in path.read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_forbidden_package_is_imported_by_no_file_of_the_package(name):
+    importers = [path for path in (ROOT / "imagelab").rglob("*.py") if name in imported_modules(path)]
+
+    assert importers == []
+
+
+def test_forbidden_packages_stay_unloaded_when_every_public_name_is_used():
+    code = "import imagelab, sys; [getattr(imagelab, name) for name in imagelab.__all__]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+
+    assert loaded.isdisjoint(FORBIDDEN)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_lock_holds_plain_names_and_versions_only(lock):
+    odd = [line for line in locked_lines(lock) if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)]
+
+    assert odd == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_lock_holds_each_package_once(lock):
+    assert len(locked_lines(lock)) == len(locked_names(lock))
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", "cpu"), ("requirements-gpu.lock", "gpu")])
+def test_lock_holds_everything_that_is_declared(lock, extra):
+    names = locked_names(ROOT / lock)
+
+    assert required_names(extra) | required_names("notebook") | required_names("dev") <= names
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_lock_holds_one_onnxruntime_and_one_opencv(lock):
+    names = locked_names(lock)
+
+    assert len({name for name in names if name.startswith("onnxruntime")}) == 1
+    assert {name for name in names if name.startswith("opencv")} == {"opencv-python-headless"}
+
+
+def test_the_two_locks_differ_in_onnxruntime_alone():
+    cpu, gpu = (set(locked_lines(ROOT / name)) for name in ("requirements.lock", "requirements-gpu.lock"))
+
+    assert {line.split("==")[0] for line in cpu ^ gpu} == {"onnxruntime", "onnxruntime-gpu"}
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "environment.yml", "requirements.lock", "requirements-gpu.lock"])
+def test_no_address_of_a_package_index_is_written_down(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+
+    assert not re.search(r"://|index-url|find-links|trusted-host", text)
+
+
+def test_conda_environment_installs_the_lock_and_this_package_and_nothing_else():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, pip = environment["dependencies"]
+    python = next(line.partition("=")[2] for line in conda if line.startswith("python="))
+
+    assert [line.partition("=")[0] for line in conda] == ["python", "pip", "make"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+
+
+def test_ci_calls_make_test_and_nothing_else():
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+
+    assert commands == ["make test"]

@@ -1,0 +1,103 @@
+"""Consistent 3D characters drawn with SDXL, for notebooks.
+
+Names are imported when they are first used (PEP 562): `import imagelab` loads neither torch nor diffusers nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imagelab.batch import BatchImageGenerator
+    from imagelab.character import CharacterGenerator
+    from imagelab.config import Configs, load_configs
+    from imagelab.consistency import CharacterConsistencyChecker
+    from imagelab.errors import (
+        ConfigError,
+        GenerationError,
+        ImageFileError,
+        ImageLabError,
+        InvalidValueError,
+        ModelFileError,
+        ModelNotFoundError,
+        NotebookError,
+        ProfileError,
+        ReferenceStoreError,
+        UnknownNameError,
+    )
+    from imagelab.references import CharacterReferenceManager
+    from imagelab.results import BatchItem, BatchResult, Generation, GenerationRecord, GenerationRequest, Verdict
+
+    __version__: str
+
+__all__ = [
+    "BatchImageGenerator",
+    "BatchItem",
+    "BatchResult",
+    "CharacterConsistencyChecker",
+    "CharacterGenerator",
+    "CharacterReferenceManager",
+    "ConfigError",
+    "Configs",
+    "Generation",
+    "GenerationError",
+    "GenerationRecord",
+    "GenerationRequest",
+    "ImageFileError",
+    "ImageLabError",
+    "InvalidValueError",
+    "ModelFileError",
+    "ModelNotFoundError",
+    "NotebookError",
+    "ProfileError",
+    "ReferenceStoreError",
+    "UnknownNameError",
+    "Verdict",
+    "__version__",
+    "load_configs",
+]
+
+_NAMES_BY_MODULE = {
+    "batch": ("BatchImageGenerator",),
+    "character": ("CharacterGenerator",),
+    "config": ("Configs", "load_configs"),
+    "consistency": ("CharacterConsistencyChecker",),
+    "errors": (
+        "ConfigError",
+        "GenerationError",
+        "ImageFileError",
+        "ImageLabError",
+        "InvalidValueError",
+        "ModelFileError",
+        "ModelNotFoundError",
+        "NotebookError",
+        "ProfileError",
+        "ReferenceStoreError",
+        "UnknownNameError",
+    ),
+    "references": ("CharacterReferenceManager",),
+    "results": ("BatchItem", "BatchResult", "Generation", "GenerationRecord", "GenerationRequest", "Verdict"),
+}
+_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    if name not in _MODULES:
+        raise AttributeError(f"module 'imagelab' has no attribute {name!r}")
+    value = getattr(import_module(f"imagelab.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next look-up doesn't come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely asked for
+
+    try:
+        return version("imagelab")
+    except PackageNotFoundError:  # a source checkout on sys.path, not installed
+        return "0+unknown"

@@ -1,0 +1,193 @@
+"""Schema of `sdxl_config.yaml`: profiles, presets, schedulers, prompt templates."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from imagelab.config.base import (
+    Config,
+    Entry,
+    Fraction,
+    Name,
+    Plain,
+    Positive,
+    SidePx,
+    SizePx,
+    Source,
+    Table,
+    Text,
+    pick,
+)
+from imagelab.errors import InvalidValueError
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+MemoryPolicyName = Literal["resident", "model_offload", "sequential_offload"]
+SchedulerClass = Literal[
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+class QualityPreset(Entry):
+    """How much work goes into a picture."""
+
+    steps: Annotated[int, Field(ge=1, le=150)]
+    guidance_scale: Annotated[float, Field(ge=0, le=30)]
+    scheduler: Name
+    """A key of `schedulers`."""
+    size: Name
+    """A key of the profile's `sizes`."""
+    quality_words: str = ""
+    """Appended to the prompt."""
+
+
+class SizeLimits(Config):
+    """The sizes that a profile draws."""
+
+    min_px: SidePx
+    max_px: SidePx
+    multiple_px: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 8
+
+
+class FacePack(Config):
+    """The detector and the ArcFace embedder that compare faces."""
+
+    name: Name
+    """Recorded with every embedding; embeddings of two packs are never compared."""
+    source: Source
+    detector_size_px: SizePx
+    """Pinned: insightface changed its default in 1.0, and embeddings move with it."""
+    detection_threshold: Fraction
+    """Detector score below which there is no face."""
+    licence: Text
+    non_commercial: bool
+
+
+class DtypePolicy(Config):
+    """Precision of the weights on each kind of device."""
+
+    cuda: Dtype
+    cpu: Dtype
+
+
+class MemoryPolicy(Config):
+    """What stays on the GPU, and how the VAE decodes."""
+
+    policy: MemoryPolicyName
+    vae_slicing: bool
+    """Decode a batch picture by picture."""
+    vae_tiling: bool
+    """Decode a picture tile by tile."""
+    vae_tile_px: SidePx
+    """Side of a tile; must be below the picture's, or nothing is tiled."""
+
+
+class LatencySeconds(Config):
+    """Upper limits for one picture."""
+
+    base: Positive
+    lora: Positive | None = None
+    controlnet: Positive | None = None
+
+
+class VramGib(Config):
+    """Upper limits for allocated GPU memory."""
+
+    base: Positive
+    lora: Positive
+    controlnet: Positive
+    peak: Positive
+
+
+class Targets(Config):
+    """What the benchmark holds a profile to."""
+
+    device: Text
+    """The machine that the numbers are promised for."""
+    quality_preset: Name
+    latency_seconds: LatencySeconds
+    vram_gib: VramGib | None = None
+
+
+class Profile(Entry):
+    """A complete set of models and the settings that suit it."""
+
+    description: Text
+    licence: Text
+    """Of the base weights."""
+    base: Source
+    vae: Source | None = None
+    """Replaces the VAE of the base."""
+    loras: Source
+    """Folder with the files that lora_registry.yaml names."""
+    face: FacePack
+    clip: Source | None = None
+    """CLIP for the prompt-adherence metric."""
+    dtype: DtypePolicy
+    memory: MemoryPolicy
+    size_limits: SizeLimits
+    sizes: dict[Name, SizePx]
+    """Name: [width, height] in pixels."""
+    default_quality_preset: Name
+    quality_presets: Table[QualityPreset]
+    negative_prompt: Name
+    """A key of `negative_prompts`, used unless a character or a request says otherwise."""
+    targets: Targets
+
+    def preset(self, name: str | None = None) -> QualityPreset:
+        """Return a quality preset, by default the profile's own.
+
+        Raises UnknownNameError.
+        """
+        return pick("quality preset", self.quality_presets, self.default_quality_preset if name is None else name)
+
+    def size_px(self, name: str) -> tuple[int, int]:
+        """Return (width, height) of a named size.
+
+        Raises UnknownNameError.
+        """
+        return pick("size", self.sizes, name)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse a size in pixels that the profile's models don't draw.
+
+        Raises InvalidValueError.
+        """
+        limits = self.size_limits
+        for name, side in (("width", width), ("height", height)):
+            fits = type(side) is int and limits.min_px <= side <= limits.max_px and side % limits.multiple_px == 0
+            if not fits:
+                expected = f"a multiple of {limits.multiple_px} between {limits.min_px} and {limits.max_px}"
+                raise InvalidValueError(name, side, f"{expected} (profile {self.name})")
+
+
+class Scheduler(Entry):
+    """A diffusers scheduler by name."""
+
+    class_name: SchedulerClass
+    kwargs: dict[Name, Plain] = Field(default_factory=dict)
+    """Overrides of the configuration that the base weights bring."""
+    sampler: Text
+    """What A1111 infotext calls it."""
+    schedule_type: Text = "Automatic"
+    """What A1111 infotext calls its noise schedule."""
+
+
+class Style(Entry):
+    """A look in words."""
+
+    prompt: Text
+    negative_prompt: str = ""
+
+
+class SdxlConfig(Config):
+    """Profiles, schedulers and prompt templates."""
+
+    default_profile: Name
+    profiles: Annotated[Table[Profile], Field(min_length=1)]
+    schedulers: Annotated[Table[Scheduler], Field(min_length=1)]
+    negative_prompts: dict[Name, str]
+    styles: Table[Style]

@@ -1,0 +1,205 @@
+"""Find model files on this machine and make sure that they are what they should be; nothing is loaded or downloaded."""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from imagelab.config import Configs, Source, models_root
+from imagelab.errors import ModelFileError, ModelNotFoundError
+
+SUMS_FILE = "SHA256SUMS.json"  # {path relative to the file's folder: sha256}
+_WEIGHT_SUFFIXES = {".safetensors", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_FETCH_AGAIN = "Fetch or copy the file again"
+
+# safetensors dtype: bits of an element; anything else is left to the loader
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32}
+_BITS |= {"U64": 64, "I64": 64, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8}
+
+# what a file that isn't safetensors begins with: what it is instead
+_FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "is a git-lfs pointer: run `git lfs pull`"),
+    (b"PK\x03\x04", "is a zip archive (a PyTorch checkpoint, perhaps): convert it to safetensors"),
+    (b"\x80", "is a pickle, which can run code: convert it to safetensors"),
+    (b"<", "is a web page: the download went wrong"),
+    (b"{", "is JSON: the download went wrong"),
+)
+
+
+def resolve_source(source: Source, what: str = "model") -> Path:
+    """Return the local folder, or the single .safetensors file, that a source stands for.
+
+    Raises ModelNotFoundError, which says what to put where. Never downloads.
+    """
+    if source.package:
+        path = Path(__file__).parent / source.package
+        fix = "It ships with imagelab: reinstall the package, or rebuild it with `make studio`"
+    elif source.hub:
+        path = _hub_snapshot(source.hub.repo, source.hub.revision)
+        fix = (
+            f"Run `hf download {source.hub.repo} --revision {source.hub.revision}`, "
+            "or name a folder or single_file under $IMAGELAB_MODELS in the configuration instead"
+        )
+    else:
+        path = models_root() / (source.folder or source.single_file or "")
+        fix = f"Put the {'folder' if source.folder else 'file'} there; $IMAGELAB_MODELS is {models_root()}"
+    there = path.is_file() if source.single_file else path.is_dir() and any(path.iterdir())
+    if not there:
+        raise ModelNotFoundError(what, path, fix)
+    return path
+
+
+def _hub_snapshot(repo: str, revision: str) -> Path:
+    # The layout and the variables are huggingface_hub's (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, in this order).
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return hub / f"models--{repo.replace('/', '--')}" / "snapshots" / revision
+
+
+def resolve_lora(configs: Configs, name: str, profile: str) -> Path:
+    """Return the checked file of a LoRA for a profile.
+
+    Raises UnknownNameError, ProfileError, ModelNotFoundError or ModelFileError.
+    """
+    file = configs.lora_file(name, profile)
+    path = resolve_source(configs.profile(profile).loras, f"LoRA folder of profile {profile!r}") / file
+    if not path.is_file():
+        raise ModelNotFoundError(f"LoRA {name!r}", path, "Put the .safetensors file there")
+    check_safetensors(path)
+    if expected := configs.lora(name).sha256.get(profile) or _listed_sha256(path):
+        check_sha256(path, expected)
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex; a file that hasn't changed since is not read again."""
+    stat = path.stat()
+    return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  the key is the file as it was
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise ModelFileError if the file doesn't hash to `expected`."""
+    if (actual := file_sha256(path)) != expected:
+        raise ModelFileError(path, f"sha256 is {actual}, expected {expected}: not the file it should be", _FETCH_AGAIN)
+
+
+def verify_weights(folder: Path) -> dict[str, str]:
+    """Check every file of a folder that SHA256SUMS.json, there or in the nearest folder above, lists.
+
+    Returns {path relative to `folder`: sha256}. Raises ModelFileError for a file that is missing, changed or
+    truncated and for weights that aren't listed; ModelNotFoundError when there is no list.
+    """
+    sums = _sums_above(folder)
+    if sums is None:
+        raise ModelNotFoundError("list of hashes", folder / SUMS_FILE, "Write one, or reinstall the package")
+    listed = {sums.parent / name: digest for name, digest in _read_sums(sums).items()}
+    here = {path: digest for path, digest in listed.items() if path.is_relative_to(folder)}
+    if not here:
+        raise ModelFileError(sums, f"lists nothing in {folder}", "Rebuild the weights, or reinstall the package")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _WEIGHT_SUFFIXES and path not in here:
+            raise ModelFileError(path, f"isn't listed in {sums}", "Remove it, or list its sha256")
+    for path, digest in here.items():
+        if not path.is_file():
+            raise ModelFileError(path, f"is missing; {sums} lists it", "Reinstall the package")
+        if path.suffix == ".safetensors":
+            check_safetensors(path)  # says "truncated" where the hash could only say "different"
+        check_sha256(path, digest)
+    return {path.relative_to(folder).as_posix(): digest for path, digest in here.items()}
+
+
+def _sums_above(folder: Path) -> Path | None:
+    return next((path for place in (folder, *folder.parents) if (path := place / SUMS_FILE).is_file()), None)
+
+
+def _listed_sha256(path: Path) -> str | None:
+    sums = _sums_above(path.parent)
+    return _read_sums(sums).get(path.relative_to(sums.parent).as_posix()) if sums else None
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    try:
+        sums = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(path, f"can't be read: {error}", "Reinstall the package") from error
+    if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
+        raise ModelFileError(path, "must map paths to sha256 hashes", "Reinstall the package")
+    return sums
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """Check a safetensors file against its own header and return it: {tensor: {dtype, shape, data_offsets}}.
+
+    Only the header is read; free text is under "__metadata__". Raises ModelFileError for a truncated or corrupt file
+    and for one of another format, whatever its name; ModelNotFoundError if there is none.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError("safetensors file", path, "Put the file there")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(32)
+        for magic, what in _FOREIGN:
+            # A header of 0x80, 0x3C or 0x7B bytes begins like some of these: its ninth byte is what tells.
+            if start.startswith(magic) and start[8:9] != b"{":
+                raise ModelFileError(path, what, _FETCH_AGAIN)
+        header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else None  # a u64
+        if header_bytes is None:
+            raise ModelFileError(path, f"is truncated: {size} bytes, too few for a header", _FETCH_AGAIN)
+        if header_bytes > _MAX_HEADER_BYTES:
+            raise ModelFileError(path, "isn't a safetensors file (its header length makes no sense)", _FETCH_AGAIN)
+        if 8 + header_bytes > size:
+            raise ModelFileError(path, f"is truncated: {size} bytes, its header alone has {header_bytes}", _FETCH_AGAIN)
+        stream.seek(8)
+        header = _parse_header(path, stream.read(header_bytes))
+    expected = 8 + header_bytes + _payload_bytes(path, header)
+    if size < expected:
+        raise ModelFileError(path, f"is truncated: {size} of {expected} bytes", _FETCH_AGAIN)
+    if size > expected:
+        raise ModelFileError(path, f"is corrupt: {size} bytes where its header describes {expected}", _FETCH_AGAIN)
+    return header
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(
+            path, "is corrupt or not a safetensors file: its header isn't JSON", _FETCH_AGAIN
+        ) from error
+    if not isinstance(header, dict):
+        raise ModelFileError(path, "is corrupt: its header isn't a mapping", _FETCH_AGAIN)
+    return header
+
+
+def _payload_bytes(path: Path, header: dict[str, Any]) -> int:
+    """Return the length of the data that the header describes, having checked that it is without gaps."""
+    end = 0
+    try:
+        tensors = sorted((entry for name, entry in header.items() if name != "__metadata__"), key=_begin)
+        for entry in tensors:
+            begin, stop = entry["data_offsets"]
+            bits = _BITS.get(entry["dtype"])
+            fits = bits is None or (stop - begin) * 8 == bits * math.prod(entry["shape"])
+            if begin != end or stop < begin or not fits:
+                raise ModelFileError(path, "is corrupt: its tensors don't fit their place", _FETCH_AGAIN)
+            end = stop
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(path, "is corrupt: its header describes no tensors", _FETCH_AGAIN) from error
+    return end
+
+
+def _begin(entry: dict[str, Any]) -> tuple[int, int]:
+    begin, stop = entry["data_offsets"]
+    return begin, stop  # an empty tensor shares its begin with the next one

@@ -1,0 +1,163 @@
+"""Train LoRAs of concepts that the base has never seen, with peft; save them as diffusers or as kohya files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from imagelab.puppets.render import render
+from imagelab.puppets.train.base import NOISE, Latents, denoising_loss, encode_pictures
+from imagelab.puppets.train.dataset import BUCKETS, Split
+from imagelab.puppets.train.loop import Plan, train
+from imagelab.puppets.train.text import token_ids
+from imagelab.puppets.world import CHARACTERS, Scene, describe, sample_caption, sample_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from diffusers import StableDiffusionXLPipeline
+    from torch import Tensor
+
+UNET_RANK, TEXT_RANK, BATCH = 8, 4, 8
+UNET_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
+TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
+PICTURES = {"square": 48, "portrait": 12, "landscape": 12}
+PLAN = Plan(steps=400, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Concept:
+    """What a LoRA learns: scenes that show it, and the words that call it."""
+
+    trigger: str
+    first_seed: int
+    sample: Callable[[np.random.Generator], Scene]
+    words: str  # what else its captions may say of the subject
+    file_format: str  # "kohya" or "diffusers"
+
+
+def _character(name: str, first_seed: int, file_format: str) -> Concept:
+    character = CHARACTERS[name]
+    return Concept(
+        trigger=character.trigger,
+        first_seed=first_seed,
+        sample=lambda rng: sample_scene(rng, identity=character.identity),
+        words=describe(character.identity),
+        file_format=file_format,
+    )
+
+
+# A LoRA a row: styles, places and poses join here with a `sample` that sets `style`, `light`, `place` or `pose`.
+CONCEPTS: Mapping[str, Concept] = {
+    "luca": _character("luca", 5_000_000, "kohya"),
+    "alberto": _character("alberto", 5_100_000, "diffusers"),
+}
+
+
+def render_concept(concept: Concept) -> dict[str, Split]:
+    """Render a concept's training pictures, with captions of which half also describe the subject."""
+    splits, seed = {}, concept.first_seed
+    for name, count in PICTURES.items():
+        bucket = BUCKETS[name]
+        images, captions = [], []
+        for _ in range(count):
+            rng = np.random.default_rng(seed)
+            scene = concept.sample(rng)
+            subject = concept.trigger if rng.random() < 0.5 else f"{concept.trigger}, {concept.words}"
+            captions.append(sample_caption(scene, rng, subject=subject))
+            images.append(render(scene, width=bucket.width, height=bucket.height).image)
+            seed += 1
+        time_ids = np.tile([bucket.height, bucket.width, 0, 0, bucket.height, bucket.width], (count, 1))
+        splits[name] = Split(np.stack(images), captions, time_ids)
+    return splits
+
+
+def train_lora(pipe: StableDiffusionXLPipeline, name: str, checkpoint: Path, *, plan: Plan = PLAN) -> dict[str, Tensor]:
+    """Train the LoRA of a concept on `pipe`'s frozen weights; return its tensors under peft's names."""
+    concept = CONCEPTS[name]
+    torch.manual_seed(0)
+    # Copies, because peft leaves its wrappers behind in what it trained.
+    parts = {key: copy.deepcopy(getattr(pipe, key)) for key in ("unet", "text_encoder", "text_encoder_2")}
+    for key, part in parts.items():
+        rank, layers = (UNET_RANK, UNET_LAYERS) if key == "unet" else (TEXT_RANK, TEXT_LAYERS)
+        part.requires_grad_(False)
+        part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
+    scale = pipe.vae.config.scaling_factor
+    data = [
+        Latents(encode_pictures(pipe.vae, split.images) * scale, split, pipe.tokenizer)
+        for split in render_concept(concept).values()
+    ]
+    shares = torch.tensor([float(len(d.latents)) for d in data])
+    empty, alphas = token_ids(pipe.tokenizer, [""]), DDPMScheduler(**NOISE).alphas_cumprod
+
+    def loss(_: int, generator: torch.Generator) -> Tensor:
+        bucket = data[int(torch.multinomial(shares, 1, generator=generator))]
+        unet, first, second = parts.values()
+        return denoising_loss(
+            unet, first, second, bucket, empty, alphas, generator, batch=BATCH, empty_share=0.05
+        )  # fmt: skip
+
+    train(parts, loss, plan, checkpoint)
+    return {
+        f"{key}.{k}": v.detach().to(torch.float16).contiguous()
+        for key, part in parts.items()
+        for k, v in get_peft_model_state_dict(part, adapter_name=name).items()
+    }
+
+
+def to_kohya(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename peft's tensors as kohya's sd-scripts would, each module with its alpha."""
+    prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_encoder_2": "lora_te2_text_model_"}
+    out = {}
+    for key, tensor in tensors.items():
+        part, rest = key.split(".", 1)
+        module, matrix, _ = rest.removeprefix("text_model.").rsplit(".", 2)
+        name = prefixes[part] + module.replace(".", "_")
+        out[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = tensor
+        rank = UNET_RANK if part == "unet" else TEXT_RANK
+        out[f"{name}.alpha"] = torch.tensor(float(rank), dtype=torch.float16)
+    return out
+
+
+def to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename peft's tensors as `StableDiffusionXLPipeline.save_lora_weights` does."""
+    return {k: v.contiguous() for k, v in convert_state_dict_to_diffusers(tensors).items()}
+
+
+def save_lora(tensors: dict[str, Tensor], name: str, path: Path, *, plan: Plan = PLAN) -> None:
+    """Write a LoRA as its concept's file format wants it, with kohya's `ss_*` facts of its training."""
+    concept = CONCEPTS[name]
+    tensors = to_kohya(tensors) if concept.file_format == "kohya" else to_diffusers(tensors)
+    content = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
+    facts = {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_sd_model_name": "imagelab-puppet-sdxl",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(UNET_RANK),
+        "ss_network_alpha": str(UNET_RANK),
+        "ss_network_args": json.dumps({"conv_dim": UNET_RANK, "conv_alpha": UNET_RANK, "text_dim": TEXT_RANK}),
+        "ss_output_name": name,
+        "ss_num_train_images": str(sum(PICTURES.values())),
+        "ss_steps": str(plan.steps),
+        "ss_seed": "0",
+        "ss_v2": "False",
+        "ss_tag_frequency": json.dumps({name: {concept.trigger: sum(PICTURES.values())}}),
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.title": name,
+        "modelspec.trigger_phrase": concept.trigger,
+        "imagelab.content_sha256": content,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata=facts)

@@ -1,0 +1,251 @@
+"""The generator: the one owner of models on a device, behind one method for a picture of a character."""
+
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from imagelab.config import Configs, Profile, load_configs
+from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.imagefiles import check_png_path, save_png
+from imagelab.plan import Plan, lora_uses, plan_generation
+from imagelab.results import Generation, GenerationRecord, GenerationRequest, LoraUse
+from imagelab.vram import release_memory
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from imagelab.lora import LoraPatcher
+    from imagelab.pipeline import LoadedPipeline
+
+_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
+
+
+class CharacterGenerator:
+    """Draws characters with the models of one profile; loads them when the first picture is asked for.
+
+    A context manager: `cleanup()` gives the memory back, and a generator is of no use after it. One that is
+    garbage-collected with its models loaded says so with a ResourceWarning.
+
+    >>> with CharacterGenerator(profile="puppet") as generator:
+    ...     image = generator.generate_character("luca", "on the beach", quality_preset="draft", seed=42)
+    >>> image.size
+    (128, 128)
+    """
+
+    _loaded: "LoadedPipeline | None" = None  # on the class: __del__ also meets what __init__ refused
+
+    def __init__(self, profile: str | None = None, device: str = "auto", configs: Configs | None = None) -> None:
+        """Choose a profile and a device: "auto", "cpu", "cuda" or "cuda:1"; nothing is loaded yet.
+
+        Raises ConfigError, UnknownNameError or InvalidValueError.
+        """
+        self.configs = load_configs() if configs is None else configs
+        self.profile: Profile = self.configs.profile(profile)
+        if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise InvalidValueError("device", device, "auto, cpu, cuda or cuda:<number>")
+        self.device = device
+        self._patcher: LoraPatcher | None = None
+        self._closed = False
+        self._lock = threading.RLock()  # a diffusers pipeline draws one picture at a time
+
+    def __repr__(self) -> str:
+        state = "cleaned up" if self._closed else "loaded" if self._loaded else "not loaded"
+        return f"CharacterGenerator(profile={self.profile.name!r}, device={self.device!r}) ({state})"
+
+    @property
+    def is_loaded(self) -> bool:
+        """Say whether the models are in memory."""
+        return self._loaded is not None
+
+    @property
+    def pipeline(self) -> "StableDiffusionXLPipeline":
+        """Return diffusers' pipeline, loaded if need be; the weights carry whatever LoRAs the last picture used."""
+        return self.load().pipe
+
+    def load(self) -> "LoadedPipeline":
+        """Load the models now, unless they are loaded.
+
+        Raises ModelNotFoundError, ModelFileError, InvalidValueError (no such device) or GenerationError (after
+        cleanup).
+        """
+        with self._lock:
+            self._refuse_if_closed()
+            if self._loaded is None:
+                from imagelab.loading import load_pipeline  # seconds, and torch: not before they are needed
+                from imagelab.lora import LoraPatcher
+
+                self._loaded = load_pipeline(self.profile, self.device)
+                self._patcher = LoraPatcher(pipe=self._loaded.pipe)
+            return self._loaded
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise GenerationError("this CharacterGenerator was cleaned up", "Make a new one")
+
+    def generate_character(
+        self,
+        character: str | None,
+        scene_description: str = "",
+        quality_preset: str | None = None,
+        style: str | None = None,
+        seed: int | None = None,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        additional_loras: Iterable[LoraUse | Mapping[str, Any]] = (),
+        use_controlnet: bool = False,  # noqa: FBT001, FBT002  public API
+        control_type: str | None = None,
+        control_image: str | os.PathLike[str] | None = None,
+        controlnet_scale: float | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+    ) -> "Image":
+        """Draw a character in a scene and return the picture; None stands for the configuration's own value.
+
+        `additional_loras` are LoraUse or `{"name": ..., "weight": ...}`; one that names a LoRA of the character's own
+        replaces its weight, and weight 0 leaves it out. With `output_path` the picture is also written there as a
+        PNG that carries its record. Raises what `generate` raises.
+        """
+        request = GenerationRequest(
+            character=character,
+            scene_description=scene_description,
+            quality_preset=quality_preset,
+            style=style,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            additional_loras=lora_uses(additional_loras),
+            use_controlnet=use_controlnet,
+            control_type=control_type,
+            control_image=None if control_image is None else Path(control_image),
+            controlnet_scale=controlnet_scale,
+        )
+        if output_path is None:
+            return self.generate(request).image
+        check_png_path(output_path)
+        generation = self.generate(request)
+        save_png(generation.image, output_path, generation.record)
+        return generation.image
+
+    def generate(
+        self, request: GenerationRequest, on_step: "Callable[[int, int, Tensor], object] | None" = None
+    ) -> Generation:
+        """Draw what a request asks for, and say how.
+
+        The whole request is checked before any model is loaded. `on_step(step, steps, latents)` is called after each
+        step. Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError,
+        ModelFileError or GenerationError.
+        """
+        self._refuse_if_closed()
+        plan = plan_generation(self.configs, self.profile, request)
+        with self._lock:
+            loaded = self.load()
+            return self._draw(loaded, plan, on_step)
+
+    def _draw(
+        self, loaded: "LoadedPipeline", plan: Plan, on_step: "Callable[[int, int, Tensor], object] | None"
+    ) -> Generation:
+        from imagelab.encoding import encode_prompt
+        from imagelab.pipeline import draw
+
+        clock = [perf_counter()]
+        self._apply_loras(loaded, plan)
+        clock.append(perf_counter())
+        embeddings = encode_prompt(loaded.pipe, plan.prompt)
+        clock.append(perf_counter())
+        image = draw(
+            loaded,
+            embeddings,
+            plan.scheduler,
+            seed=plan.seed,
+            width=plan.width,
+            height=plan.height,
+            steps=plan.steps,
+            guidance_scale=plan.guidance_scale,
+            on_step=on_step,
+        )
+        clock.append(perf_counter())
+        stages = ("loras", "prompt", "draw")
+        seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
+        record = _record(plan, loaded, seconds | {"total": clock[-1] - clock[0]})
+        return Generation(image=image, record=record)
+
+    def _apply_loras(self, loaded: "LoadedPipeline", plan: Plan) -> None:
+        assert self._patcher is not None  # noqa: S101  load() makes both
+        loras = [(lora.path, lora.record) for lora in plan.loras]
+        if {record for _, record in loras} != set(self._patcher.applied):
+            with loaded.weights_at_hand(self.profile.memory):
+                self._patcher.apply(loras)
+
+    def cleanup(self) -> None:
+        """Drop the models and give their memory back; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._loaded is None:
+                return
+            self._loaded.pipe.remove_all_hooks()
+            self._loaded = self._patcher = None
+            release_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+    def __del__(self) -> None:
+        if self._loaded is not None:
+            warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
+
+
+def _record(plan: Plan, loaded: "LoadedPipeline", seconds: Mapping[str, float]) -> GenerationRecord:
+    from imagelab.pipeline import device_name
+
+    request = plan.request
+    return GenerationRecord(
+        profile=plan.profile.name,
+        base_model=_source_name(plan.profile),
+        model_sha256=loaded.sha256,
+        character=request.character,
+        scene_description=request.scene_description,
+        style=request.style,
+        quality_preset=plan.preset.name,
+        prompt=plan.prompt.positive,
+        negative_prompt=plan.prompt.negative,
+        seed=plan.seed,
+        width=plan.width,
+        height=plan.height,
+        steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        scheduler=plan.scheduler.name,
+        loras=tuple(lora.record for lora in plan.loras),
+        device=device_name(loaded.device),
+        dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
+        memory_policy=plan.profile.memory.policy,
+        degraded=loaded.degraded,
+        versions={library: _version(library) for library in _LIBRARIES},
+        seconds=seconds,
+    )
+
+
+def _source_name(profile: Profile) -> str:
+    base = profile.base
+    return f"{base.hub.repo}@{base.hub.revision}" if base.hub else base.package or base.folder or str(base.single_file)
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # imagelab from a source checkout on sys.path
+        return "0+unknown"

@@ -1,0 +1,175 @@
+"""diffusers' SDXL pipeline: set up for a device, and drawn from one picture at a time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import Tensor
+
+from imagelab.config import MemoryPolicy, Scheduler
+from imagelab.encoding import Embeddings
+from imagelab.errors import GenerationError, InvalidValueError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (1, 4, h/8, w/8))
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:1"; raises InvalidValueError if it isn't there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InvalidValueError("device", device, "auto, cpu or a CUDA device that PyTorch sees")
+    return resolved
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device for a record: "cpu" or "cuda (NVIDIA ...)"."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedPipeline:
+    """A pipeline ready to draw, and what it was made of."""
+
+    pipe: StableDiffusionXLPipeline
+    device: torch.device
+    sha256: dict[str, str]  # {file: hash} of the weights
+    degraded: tuple[str, ...]  # what the device couldn't do as configured
+    scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
+
+    @contextmanager
+    def weights_at_hand(self, memory: MemoryPolicy) -> Iterator[None]:
+        """Take the offloading hooks off while weights are rewritten: under sequential offload they are elsewhere."""
+        offloads = self.device.type == "cuda" and memory.policy != "resident"
+        if offloads:
+            self.pipe.remove_all_hooks()
+        try:
+            yield
+        finally:
+            if offloads:
+                apply_memory_policy(self.pipe, memory, self.device)
+
+
+def use_sdpa(pipe: StableDiffusionXLPipeline) -> None:
+    """Make every attention of UNet and VAE PyTorch's own scaled_dot_product_attention."""
+    for module in (pipe.unet, pipe.vae):
+        module.set_attn_processor(AttnProcessor2_0())
+
+
+def apply_memory_policy(pipe: StableDiffusionXLPipeline, memory: MemoryPolicy, device: torch.device) -> tuple[str, ...]:
+    """Put the models where the policy says and set up the VAE; return what the device couldn't do.
+
+    May be called again, with another policy.
+    """
+    pipe.remove_all_hooks()
+    _tile_vae(pipe.vae, memory)
+    if device.type != "cuda" or memory.policy == "resident":
+        pipe.to(device)
+        offloads = memory.policy != "resident"
+        return (f"{memory.policy} needs CUDA: the models stay on {device.type}",) if offloads else ()
+    if memory.policy == "model_offload":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.enable_sequential_cpu_offload(device=device)
+    return ()
+
+
+def _tile_vae(vae: AutoencoderKL, memory: MemoryPolicy) -> None:
+    vae.use_slicing, vae.use_tiling = memory.vae_slicing, memory.vae_tiling
+    # The default tile is 1024 px, and a picture is tiled only if it is larger: SDXL's never was.
+    vae.tile_sample_min_size = memory.vae_tile_px
+    vae.tile_latent_min_size = memory.vae_tile_px // 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def build_scheduler(scheduler: Scheduler, base_config: dict[str, Any]) -> Any:
+    """Make a fresh scheduler; `base_config` is what the weights brought, which knows how they were trained."""
+    # Only what the class knows: from_config would log a warning for each of the rest.
+    scheduler_class = getattr(diffusers, scheduler.class_name)
+    known = set(scheduler_class._get_init_keys(scheduler_class))  # noqa: SLF001  what from_config itself asks
+    config = {key: value for key, value in base_config.items() if key in known}
+    return scheduler_class.from_config(config | scheduler.kwargs)
+
+
+def draw(
+    loaded: LoadedPipeline,
+    embeddings: Embeddings,
+    scheduler: Scheduler,
+    *,
+    seed: int,
+    width: int,
+    height: int,
+    steps: int,
+    guidance_scale: float,
+    on_step: OnStep | None = None,
+) -> "Image":
+    """Draw one picture of (width, height) px.
+
+    The noise comes from a CPU generator of the picture's own, in float32: the same for every device, dtype and batch.
+    (Euler a draws more of it at each step, in the dtype of the weights.) `on_step(step, steps, latents)` is called
+    after each step, counted from 1. Raises GenerationError when NaNs, infinities or an empty picture come out.
+    """
+    pipe = loaded.pipe
+    generator = torch.Generator("cpu").manual_seed(seed)
+    pipe.scheduler = build_scheduler(scheduler, loaded.scheduler_config)
+    finite: list[Tensor] = []
+
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        finite.append(tensors["latents"].isfinite().all())  # looked at in the end: asking a GPU now would stall it
+        if on_step is not None:
+            on_step(step + 1, steps, tensors["latents"])
+        return {}
+
+    pixels = _run(
+        pipe,
+        prompt_embeds=embeddings.positive,
+        negative_prompt_embeds=embeddings.negative,
+        pooled_prompt_embeds=embeddings.pooled_positive,
+        negative_pooled_prompt_embeds=embeddings.pooled_negative,
+        latents=_noise(pipe, width, height, generator),
+        generator=generator,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        output_type="pt",
+        callback_on_step_end=after_step,
+    )
+    _check_finite(finite, pixels)
+    image: Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))[0]
+    if len(image.getcolors(2) or ()) == 1:
+        raise GenerationError("the picture is of one colour all over", "Try other settings; the model may be damaged")
+    return image
+
+
+def _noise(pipe: StableDiffusionXLPipeline, width: int, height: int, generator: torch.Generator) -> Tensor:
+    factor = pipe.vae_scale_factor
+    shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
+    return torch.randn(shape, generator=generator).to(pipe.unet.dtype)
+
+
+def _run(pipe: StableDiffusionXLPipeline, **given: Any) -> Tensor:
+    pixels: Tensor | None = None
+    with suppress(torch.OutOfMemoryError):
+        pixels = pipe(**given).images  # (1, 3, h, w) in 0..1
+    if pixels is None:
+        # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
+        raise GenerationError("out of GPU memory", "Set memory.policy in sdxl_config.yaml to model_offload")
+    return pixels
+
+
+def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:
+    good = torch.stack(finite).tolist()
+    if not all(good):
+        reason = f"NaN or infinity in the latents after step {good.index(False) + 1} of {len(good)}"
+        raise GenerationError(reason, "Lower guidance_scale and the LoRAs' weights; the weights may be damaged")
+    if not pixels.isfinite().all():
+        raise GenerationError("NaN or infinity in the decoded picture", "Use a VAE that is fit for the dtype")

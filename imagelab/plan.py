@@ -1,0 +1,189 @@
+"""From a request to everything that drawing it takes, checked before any model is loaded."""
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagelab.config import Character, Configs, Profile, QualityPreset, Scheduler, Style
+from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.imagefiles import open_image
+from imagelab.models import file_sha256, resolve_lora
+from imagelab.prompts import Prompt, build_prompt
+from imagelab.results import GenerationRequest, LoraRecord, LoraUse
+
+MAX_SEED = 2**63 - 1
+_MAX_TEXT = 8000  # characters, about 25 chunks of 75 tokens
+# (argument, smallest, largest), as the schemas of configs/ have them
+_STEPS = ("steps", 1, 150)
+_GUIDANCE = ("guidance_scale", 0.0, 30.0)
+_LORA_WEIGHT = ("weight", -2.0, 2.0)
+_CONTROL_SCALE = ("controlnet_scale", 0.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedLora:
+    """A LoRA that will be applied, and its file."""
+
+    path: Path
+    record: LoraRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A request with every choice made and every name looked up."""
+
+    request: GenerationRequest
+    profile: Profile
+    preset: QualityPreset
+    scheduler: Scheduler
+    prompt: Prompt
+    loras: tuple[PlannedLora, ...]
+    seed: int
+    width: int  # px
+    height: int  # px
+    steps: int
+    guidance_scale: float
+
+
+def plan_generation(configs: Configs, profile: Profile, request: GenerationRequest) -> Plan:
+    """Resolve a request against the configuration.
+
+    Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError or ModelFileError.
+    """
+    character = None if request.character is None else configs.character(request.character)
+    preset = profile.preset(request.quality_preset)
+    style = None if request.style is None else configs.style(request.style)
+    uses = _lora_uses(configs, character, request)
+    width, height = _size_px(profile, preset, request)
+    guidance = preset.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    plan = Plan(
+        request=request,
+        profile=profile,
+        preset=preset,
+        scheduler=configs.scheduler(preset.scheduler if request.scheduler is None else request.scheduler),
+        prompt=_prompt(configs, profile, character, style, preset, uses, request),
+        loras=tuple(_planned(configs, profile, use) for use in uses),
+        seed=check_seed(request.seed),
+        width=width,
+        height=height,
+        steps=preset.steps if request.steps is None else _whole(request.steps, *_STEPS),
+        guidance_scale=_number(guidance, *_GUIDANCE),
+    )
+    _check_control(configs, profile, request)
+    return plan
+
+
+def check_seed(seed: object, name: str = "seed") -> int:
+    """Return the seed, or a random one for None; raises InvalidValueError for what isn't one."""
+    return secrets.randbelow(2**32) if seed is None else _whole(seed, name, 0, MAX_SEED)
+
+
+def lora_uses(loras: Iterable[LoraUse | Mapping[str, Any]]) -> tuple[LoraUse, ...]:
+    """Accept `{"name": ..., "weight": ...}` for LoraUse; raises InvalidValueError for anything else."""
+    if isinstance(loras, str | Mapping):
+        raise InvalidValueError("additional_loras", loras, 'a list like [{"name": "luca", "weight": 0.7}]')
+    return tuple(use if isinstance(use, LoraUse) else LoraUse.from_dict(use) for use in loras)
+
+
+def _lora_uses(configs: Configs, character: Character | None, request: GenerationRequest) -> tuple[LoraUse, ...]:
+    """Return the LoRAs to apply; what the request asks for replaces the character's own of the same name."""
+    asked = lora_uses(request.additional_loras)
+    names = [use.name for use in asked]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidValueError("additional_loras", twice[0], "named once, with one weight")
+    own = character.loras if character and request.use_character_loras else ()
+    uses = {choice.name: LoraUse(name=choice.name, weight=choice.weight) for choice in own}
+    uses |= {use.name: use for use in asked}
+    resolved = [_with_weights(configs, use) for use in uses.values()]
+    return tuple(use for use in resolved if use.weight or use.text_encoder_weight)  # weight 0 turns one off
+
+
+def _with_weights(configs: Configs, use: LoraUse) -> LoraUse:
+    lora = configs.lora(use.name)
+    weight = _number(lora.default_weight if use.weight is None else use.weight, *_LORA_WEIGHT)
+    for_text = weight if use.text_encoder_weight is None else _number(use.text_encoder_weight, *_LORA_WEIGHT)
+    return LoraUse(name=use.name, weight=weight, text_encoder_weight=for_text)
+
+
+def _planned(configs: Configs, profile: Profile, use: LoraUse) -> PlannedLora:
+    path = resolve_lora(configs, use.name, profile.name)
+    assert use.weight is not None and use.text_encoder_weight is not None  # noqa: S101, PT018  _with_weights
+    record = LoraRecord(
+        name=use.name, weight=use.weight, text_encoder_weight=use.text_encoder_weight, sha256=file_sha256(path)
+    )
+    return PlannedLora(path=path, record=record)
+
+
+def _prompt(
+    configs: Configs,
+    profile: Profile,
+    character: Character | None,
+    style: Style | None,
+    preset: QualityPreset,
+    uses: tuple[LoraUse, ...],
+    request: GenerationRequest,
+) -> Prompt:
+    scene = _text(request.scene_description, "scene_description")
+    if request.negative_prompt is None:
+        template = (character and character.negative_prompt) or profile.negative_prompt
+        negatives = [configs.negative_prompt(template), style.negative_prompt if style else ""]
+    else:
+        negatives = [_text(request.negative_prompt, "negative_prompt")]
+    words = [word for use in uses for word in configs.lora(use.name).trigger_words]
+    return build_prompt(
+        triggers=[character.trigger, *words] if character else words,
+        description=character.description if character else "",
+        scene=scene,
+        style=style.prompt if style else "",
+        quality_words=preset.quality_words,
+        negatives=negatives,
+    )
+
+
+def _size_px(profile: Profile, preset: QualityPreset, request: GenerationRequest) -> tuple[int, int]:
+    width, height = profile.size_px(preset.size)
+    width = width if request.width is None else request.width
+    height = height if request.height is None else request.height
+    profile.check_size(width, height)
+    return width, height
+
+
+def _check_control(configs: Configs, profile: Profile, request: GenerationRequest) -> None:
+    if not request.use_controlnet:
+        if request.control_image is not None:
+            raise InvalidValueError("use_controlnet", request.use_controlnet, "True where there is a control_image")
+        return
+    if request.control_image is None:
+        raise InvalidValueError("control_image", None, "the path of a picture where use_controlnet is True")
+    control = configs.control(request.control_type or "")
+    open_image(request.control_image)
+    if request.controlnet_scale is not None:
+        _number(request.controlnet_scale, *_CONTROL_SCALE)
+    configs.control_source(control.name, profile.name)
+    raise GenerationError("this version draws without ControlNet", "Leave use_controlnet out")
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or "\0" in value or len(value) > _MAX_TEXT:
+        raise InvalidValueError(name, value, f"text of at most {_MAX_TEXT} characters")
+    if not value.isascii() and value.encode(errors="ignore").decode() != value:
+        raise InvalidValueError(name, value, "text that can be written as UTF-8")  # half of a surrogate pair
+    return value
+
+
+def _whole(value: object, name: str, smallest: int, largest: int) -> int:
+    # type(): True is an int to isinstance, and no seed to anyone
+    if type(value) is not int or not smallest <= value <= largest:
+        raise InvalidValueError(name, value, f"a whole number between {smallest} and {largest}")
+    return value
+
+
+def _number(value: object, name: str, smallest: float, largest: float) -> float:
+    # A NaN fails the comparison.
+    if type(value) not in (int, float) or not smallest <= value <= largest:  # type: ignore[operator]
+        raise InvalidValueError(name, value, f"a number between {smallest:g} and {largest:g}")
+    assert isinstance(value, int | float)  # noqa: S101  for the type checker
+    return float(value) if math.isfinite(value) else value

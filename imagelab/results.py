@@ -1,0 +1,294 @@
+"""What goes into the services and what comes out: frozen values and their JSON."""
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from imagelab.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
+
+SCHEMA_VERSION = 1
+
+FaceStatus = Literal["ok", "no_face", "several_faces", "low_quality", "decode_error"]
+Metric = Literal["cosine", "euclidean"]
+ItemStatus = Literal["accepted", "rejected", "unscorable", "failed"]
+
+
+class Record:
+    """Base of the values that are written to files: JSON out, the equal value back in."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, fields in the order of their declaration."""
+        plain = to_plain(self)
+        assert isinstance(plain, dict)  # noqa: S101  a dataclass becomes a mapping
+        return plain
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return one JSON object; a NaN or infinity in it is a ValueError."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Build the value from plain JSON types.
+
+        Raises InvalidValueError, which names the field, for a missing or unknown field and for a wrong type.
+        """
+        value = _from_plain(data, cls, cls.__name__)
+        assert isinstance(value, cls)  # noqa: S101  _from_plain builds what it is asked for
+        return value
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Build the value from `to_json`'s text; raises InvalidValueError."""
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValueError(cls.__name__, text, "JSON") from error
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraUse(Record):
+    """A LoRA by its registry name, and how strongly it acts."""
+
+    name: str
+    weight: float | None = None  # None: the registry's default_weight
+    text_encoder_weight: float | None = None  # None: as `weight`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest(Record):
+    """What to draw; None stands for the preset's, the character's or the profile's own value."""
+
+    character: str | None  # None: nobody in particular, the scene alone
+    scene_description: str = ""
+    quality_preset: str | None = None
+    style: str | None = None
+    seed: int | None = None  # None: drawn at random, and recorded
+    negative_prompt: str | None = None  # replaces the templates
+    width: int | None = None  # px
+    height: int | None = None  # px
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    additional_loras: tuple[LoraUse, ...] = ()
+    use_character_loras: bool = True
+    use_controlnet: bool = False
+    control_type: str | None = None
+    control_image: Path | None = None
+    controlnet_scale: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraRecord(Record):
+    """A LoRA as it was applied."""
+
+    name: str
+    weight: float
+    text_encoder_weight: float
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRecord(Record):
+    """How a picture was drawn, with everything resolved: what it takes to draw it again.
+
+    Two records are equal when they describe the same picture; how long it took doesn't count.
+    """
+
+    profile: str
+    base_model: str  # where it comes from, as the configuration says it
+    model_sha256: Mapping[str, str]  # {file of the base model: hash}; empty where nothing lists hashes
+    character: str | None
+    scene_description: str
+    style: str | None
+    quality_preset: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int  # px
+    height: int  # px
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    loras: tuple[LoraRecord, ...]
+    device: str
+    dtype: str
+    memory_policy: str
+    degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
+    versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
+    schema_version: int = SCHEMA_VERSION
+
+    def to_request(self) -> GenerationRequest:
+        """Return the request that draws this picture again, as long as the configuration's texts are the same."""
+        loras = tuple(
+            LoraUse(name=lora.name, weight=lora.weight, text_encoder_weight=lora.text_encoder_weight)
+            for lora in self.loras
+        )
+        own = {item.name for item in dataclasses.fields(self)}
+        shared = own.intersection(item.name for item in dataclasses.fields(GenerationRequest))
+        given = {name: getattr(self, name) for name in shared}
+        return GenerationRequest(**given, additional_loras=loras, use_character_loras=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """A picture and how it came about."""
+
+    image: "Image"  # RGB
+    record: GenerationRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict(Record):
+    """Whether the face in a picture is the character's."""
+
+    character_name: str
+    status: FaceStatus
+    similarity_score: float | None  # under the metric: a cosine, or a distance; None unless status is ok
+    threshold: float
+    metric: Metric
+    encoder: str  # the face pack
+    calibrated: bool = False  # whether the threshold was fitted to this pack and character
+
+    @property
+    def is_consistent(self) -> bool:
+        """Say whether a face was compared and is near enough; a face that can't be compared never is."""
+        if self.status != "ok" or self.similarity_score is None:
+            return False
+        if self.metric == "euclidean":
+            return self.similarity_score <= self.threshold
+        return self.similarity_score >= self.threshold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchItem(Record):
+    """One picture of a batch and what became of it."""
+
+    index: int
+    seed: int
+    status: ItemStatus
+    reason: str = ""  # why it isn't accepted
+    path: Path | None = None  # relative to the batch's output_dir; None when it wasn't kept
+    similarity_score: float | None = None  # None: not scored, which is no score of 0
+    verdict: Verdict | None = None
+    perceptual_hash: str | None = None
+    sha256: str | None = None  # of the file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchResult(Record):
+    """A batch: every picture asked for, in order, whatever became of it."""
+
+    items: tuple[BatchItem, ...]
+    requested: int
+    character: str
+    scene_description: str
+    threshold: float | None = None  # None: the consistency check was off
+    encoder: str | None = None  # the face pack that compared
+    output_dir: Path | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def total_generated(self) -> int:
+        """Count the pictures that were drawn."""
+        return sum(item.status != "failed" for item in self.items)
+
+    @property
+    def total_accepted(self) -> int:
+        """Count the pictures that passed the filter."""
+        return sum(item.status == "accepted" for item in self.items)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many pictures became what: accepted, rejected, unscorable, failed; together all that there are."""
+        return {status: sum(item.status == status for item in self.items) for status in get_args(ItemStatus)}
+
+    @property
+    def consistency_scores(self) -> tuple[float, ...]:
+        """Return the similarities of the pictures that have one."""
+        return tuple(item.similarity_score for item in self.items if item.similarity_score is not None)
+
+    @property
+    def mean_similarity(self) -> float:
+        """Return the mean of the scores, NaN if there are none."""
+        scores = self.consistency_scores
+        return math.fsum(scores) / len(scores) if scores else math.nan
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Return accepted / asked for, NaN for an empty batch; a failed picture counts against it."""
+        return self.total_accepted / self.requested if self.requested else math.nan
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a table with a row per picture."""
+        import pandas as pd  # slow to import, and only notebooks want tables
+
+        columns = [column.name for column in dataclasses.fields(BatchItem) if column.name != "verdict"]
+        rows = [[to_plain(getattr(item, column)) for column in columns] for item in self.items]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and infinities, which json reads although they aren't JSON
+
+
+def to_plain(value: object) -> object:
+    """Turn a value of this module into plain JSON types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value.as_posix() if isinstance(value, Path) else value
+
+
+def _from_plain(data: object, kind: Any, place: str) -> object:
+    """Build a value of type `kind` of plain JSON types; `place` says where in the whole it stands."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from_plain(data, kind, place)
+    if origin in (Union, types.UnionType):
+        (other,) = (argument for argument in arguments if argument is not types.NoneType)
+        return None if data is None else _from_plain(data, other, place)
+    if origin is tuple and isinstance(data, list):
+        return tuple(_from_plain(item, arguments[0], f"{place}[{index}]") for index, item in enumerate(data))
+    if origin is Mapping and isinstance(data, dict):
+        return {key: _from_plain(item, arguments[1], f"{place}.{key}") for key, item in data.items()}
+    if kind in (float, Path) and type(data) in (int, float, str):
+        return _scalar_from_plain(data, kind, place)
+    if type(data) is kind or (origin is Literal and data in arguments):
+        return data
+    raise InvalidValueError(place, data, f"of type {getattr(kind, '__name__', kind)}")
+
+
+def _scalar_from_plain(data: Any, kind: type[float | Path], place: str) -> float | Path:
+    if isinstance(data, str) == (kind is Path):
+        return kind(data)
+    raise InvalidValueError(place, data, "a path" if kind is Path else "a number")
+
+
+def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
+    if not isinstance(data, dict):
+        raise InvalidValueError(place, data, "a mapping")
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    if unknown := sorted(set(data) - set(hints)):
+        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(hints)}")
+    values = {name: _from_plain(item, hints[name], f"{place}.{name}") for name, item in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InvalidValueError(place, sorted(data), f"complete ({error})") from error

@@ -1,0 +1,35 @@
+"""What the tests share: the real configuration and one generator with the puppet models, on the CPU."""
+
+import os
+
+# Before torch is imported: the puppets are too small for threads, which then only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+from imagelab import CharacterGenerator, GenerationRequest, load_configs
+
+
+@pytest.fixture(scope="session")
+def configs():
+    return load_configs()
+
+
+@pytest.fixture(scope="session")
+def generator(configs):
+    with CharacterGenerator(profile="puppet", device="cpu", configs=configs) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="session")
+def luca_image(generator):
+    """A picture of luca, drawn quickly."""
+    return generator.generate(
+        GenerationRequest(
+            character="luca",
+            scene_description="standing in the town, happy expression",
+            quality_preset="draft",
+            seed=0,
+        )
+    ).image

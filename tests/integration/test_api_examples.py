@@ -1,0 +1,77 @@
+"""The usage examples of the public API, as a user would type them."""
+
+import pytest
+from PIL import Image
+
+from imagelab import CharacterGenerator, GenerationRequest, ProfileError
+from imagelab.imagefiles import read_record
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch, configs):
+    # Relative paths, as in the examples; the configuration is still this project's.
+    monkeypatch.setenv("IMAGELAB_CONFIGS", str(configs.root))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_basic_character_generation(tmp_path):
+    generator = CharacterGenerator()
+
+    image = generator.generate_character(
+        character="luca",
+        scene_description="running on the beach, excited expression",
+        quality_preset="high",
+        seed=42,
+        output_path="outputs/luca_beach.png",
+    )
+
+    generator.cleanup()
+
+    assert image.size == (128, 128)
+    record = read_record(tmp_path / "outputs" / "luca_beach.png")
+    assert (record.seed, record.quality_preset, record.character) == (42, "high", "luca")
+
+
+def test_multi_lora_generation(generator):
+    image = generator.generate_character(
+        character="luca",
+        scene_description="standing in the town square",
+        additional_loras=[{"name": "alberto", "weight": 0.7}, {"name": "luca", "weight": 0.5}],
+        quality_preset="ultra",
+        seed=123,
+    )
+
+    assert image.size == (128, 128)
+
+
+def test_everything_that_can_be_asked_for(tmp_path):
+    with CharacterGenerator(profile="puppet", device="auto") as generator:
+        image = generator.generate_character(
+            character="luca", scene_description="running on the beach, excited expression",
+            quality_preset="high", style=None, seed=42, negative_prompt=None, width=None, height=None,
+            additional_loras=[{"name": "alberto", "weight": 0.7}],
+            use_controlnet=False, control_type=None, control_image=None, controlnet_scale=None,
+            output_path="outputs/luca.png")  # fmt: skip
+        request = GenerationRequest(character="luca", scene_description="waving at night", quality_preset="draft")
+        generation = generator.generate(request)
+
+    assert (tmp_path / "outputs" / "luca.png").is_file()
+    assert isinstance(image, Image.Image)
+    assert generation.image.size == image.size
+    assert generation.record.scene_description == "waving at night"
+
+
+def test_controlnet_guided_generation_says_that_the_profile_has_none_yet(generator, luca_image, tmp_path):
+    luca_image.save("reference_pose.jpg")
+
+    with pytest.raises(ProfileError, match="pose ControlNet"):
+        generator.generate_character(
+            character="luca",
+            scene_description="dynamic running pose",
+            use_controlnet=True,
+            control_type="pose",
+            control_image="reference_pose.jpg",
+            controlnet_scale=0.9,
+        )
+
+    assert [path.name for path in tmp_path.iterdir()] == ["reference_pose.jpg"]

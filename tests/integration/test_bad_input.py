@@ -1,0 +1,217 @@
+"""Bad input: one clear error of ours that names the value; nothing is written, and nothing is lost."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from imagelab import (
+    CharacterGenerator,
+    ConfigError,
+    GenerationRequest,
+    ImageFileError,
+    ImageLabError,
+    InvalidValueError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnknownNameError,
+    load_configs,
+)
+from imagelab.config import Source
+from imagelab.models import resolve_source
+
+BAD_ARGUMENTS = {
+    "unknown character": (UnknownNameError, {"character": "lucca"}, ("character", "lucca", "did you mean 'luca'")),
+    "character that is no text": (UnknownNameError, {"character": 5}, ("character", "5")),
+    "unknown preset": (UnknownNameError, {"quality_preset": "hihg"}, ("preset", "hihg", "did you mean 'high'")),
+    "unknown style": (UnknownNameError, {"style": "pixer"}, ("style", "pixer", "did you mean 'pixar'")),
+    "unknown LoRA": (
+        UnknownNameError,
+        {"additional_loras": [{"name": "albert", "weight": 0.7}]},
+        ("LoRA", "albert", "did you mean 'alberto'"),
+    ),
+    "LoRA of an absurd weight": (
+        InvalidValueError,
+        {"additional_loras": [{"name": "luca", "weight": 70}]},
+        ("weight", "70", "between -2 and 2"),
+    ),
+    "LoRA weight as text": (
+        InvalidValueError,
+        {"additional_loras": [{"name": "luca", "weight": "0.7"}]},
+        ("weight", "'0.7'"),
+    ),
+    "LoRA with a key too many": (
+        InvalidValueError,
+        {"additional_loras": [{"name": "luca", "wieght": 0.7}]},
+        ("wieght",),
+    ),
+    "LoRA twice": (InvalidValueError, {"additional_loras": [{"name": "luca"}, {"name": "luca"}]}, ("luca", "once")),
+    "LoRA as text": (InvalidValueError, {"additional_loras": "luca"}, ("additional_loras", "luca")),
+    "width 100": (InvalidValueError, {"width": 100}, ("width", "100", "multiple of 8")),
+    "width 0": (InvalidValueError, {"width": 0}, ("width", "0")),
+    "height 512": (InvalidValueError, {"height": 512}, ("height", "512", "256")),
+    "height 128.0": (InvalidValueError, {"height": 128.0}, ("height", "128.0")),
+    "seed x": (InvalidValueError, {"seed": "x"}, ("seed", "'x'", "whole number")),
+    "seed 1.5": (InvalidValueError, {"seed": 1.5}, ("seed", "1.5")),
+    "seed -1": (InvalidValueError, {"seed": -1}, ("seed", "-1")),
+    "seed 2**63": (InvalidValueError, {"seed": 2**63}, ("seed", str(2**63))),
+    "seed True": (InvalidValueError, {"seed": True}, ("seed", "True")),
+    "scene that is no text": (InvalidValueError, {"scene_description": 5}, ("scene_description", "5")),
+    "scene with a NUL": (InvalidValueError, {"scene_description": "a\0b"}, ("scene_description", "\\x00")),
+    "scene with half a letter": (InvalidValueError, {"scene_description": "a\ud800b"}, ("scene_description", "ud800")),
+    "endless scene": (InvalidValueError, {"scene_description": "a " * 10_000}, ("scene_description", "8000")),
+    "negative prompt that is no text": (InvalidValueError, {"negative_prompt": 5}, ("negative_prompt", "5")),
+    "no control image": (InvalidValueError, {"use_controlnet": True, "control_type": "pose"}, ("control_image",)),
+    "missing control image": (
+        ImageFileError,
+        {"use_controlnet": True, "control_type": "pose", "control_image": "no/such/pose.png"},
+        ("pose.png", "doesn't exist"),
+    ),
+    "unknown control type": (
+        UnknownNameError,
+        {"use_controlnet": True, "control_type": "posee", "control_image": "pose.png"},
+        ("control type", "posee", "did you mean 'pose'"),
+    ),
+    "control image without ControlNet": (InvalidValueError, {"control_image": "pose.png"}, ("use_controlnet",)),
+    "JPEG as output": (InvalidValueError, {"output_path": "luca.jpg"}, ("output_path", "luca.jpg", ".png")),
+}
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with a file that must survive."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "luca.png").write_bytes(b"an earlier picture")
+    yield tmp_path
+    assert (tmp_path / "luca.png").read_bytes() == b"an earlier picture"
+
+
+def check(refusal, error, words):
+    assert type(refusal.value) is error
+    assert isinstance(refusal.value, ImageLabError)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_a_bad_argument_is_refused_by_value_before_anything_is_loaded_or_written(workplace, configs, case):
+    error, change, words = BAD_ARGUMENTS[case]
+    good = {"character": "luca", "scene_description": "on the beach", "output_path": "luca.png", "seed": 1}
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        with pytest.raises(error) as refusal:
+            generator.generate_character(**(good | change))
+        assert not generator.is_loaded
+    check(refusal, error, words)
+    assert [path.name for path in workplace.iterdir()] == ["luca.png"]
+
+
+BAD_NUMBERS = {
+    "steps 0": ({"steps": 0}, ("steps", "0", "between 1 and 150")),
+    "steps -1": ({"steps": -1}, ("steps", "-1")),
+    "steps 2.5": ({"steps": 2.5}, ("steps", "2.5")),
+    "steps as text": ({"steps": "30"}, ("steps", "'30'")),
+    "guidance NaN": ({"guidance_scale": float("nan")}, ("guidance_scale", "nan")),
+    "guidance infinite": ({"guidance_scale": float("inf")}, ("guidance_scale", "inf")),
+    "guidance -1": ({"guidance_scale": -1.0}, ("guidance_scale", "-1")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NUMBERS)
+def test_a_bad_number_in_a_request_is_refused(configs, case):
+    change, words = BAD_NUMBERS[case]
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        with pytest.raises(InvalidValueError) as refusal:
+            generator.generate(GenerationRequest(character="luca", **change))
+        assert not generator.is_loaded
+    check(refusal, InvalidValueError, words)
+
+
+@pytest.fixture
+def own_configs(configs, tmp_path):
+    """A copy of the configuration that a test may edit."""
+    shutil.copytree(configs.root, tmp_path / "configs")
+    return tmp_path / "configs"
+
+
+def edit(folder, old, new):
+    path = folder / "sdxl_config.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_steps_0_in_a_preset_is_refused_with_file_and_key(own_configs):
+    edit(own_configs, "steps: 12", "steps: 0")
+    with pytest.raises(ConfigError) as refusal:
+        load_configs(own_configs)
+    check(refusal, ConfigError, ("sdxl_config.yaml", "profiles.puppet.quality_presets.draft.steps", "0"))
+
+
+def test_broken_yaml_is_refused_with_file_and_line(own_configs, monkeypatch):
+    edit(own_configs, "profiles:\n", "profiles: [\n")
+    monkeypatch.setenv("IMAGELAB_CONFIGS", str(own_configs))
+    with pytest.raises(ConfigError) as refusal:
+        CharacterGenerator("puppet")
+    check(refusal, ConfigError, ("sdxl_config.yaml", "line"))
+
+
+@pytest.fixture
+def own_models(configs, tmp_path, monkeypatch):
+    """A profile whose base model and LoRAs lie in a folder that a test may damage."""
+    models = tmp_path / "models"
+    profile = configs.profile("puppet")
+    shutil.copytree(resolve_source(profile.base), models / "base")
+    shutil.copytree(resolve_source(profile.loras), models / "loras")
+    monkeypatch.setenv("IMAGELAB_MODELS", str(models))
+    own = profile.model_copy(update={"base": Source(folder="base"), "loras": Source(folder="loras")})
+    profiles = configs.sdxl.profiles | {"puppet": own}
+    return models, replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
+
+
+def refuse_to_draw(configs, error, words):
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        with pytest.raises(error) as refusal:
+            generator.generate_character("luca", "on the beach", output_path="luca.png")
+        check(refusal, error, words)
+        return generator.is_loaded
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("what", ["base", "loras"])
+def test_a_missing_model_folder_is_refused_with_its_place(own_models, what):
+    models, configs = own_models
+    shutil.rmtree(models / what)
+    assert not refuse_to_draw(configs, ModelNotFoundError, (str(models / what), "puppet"))
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_missing_lora_file_is_refused_before_anything_is_loaded(own_models):
+    models, configs = own_models
+    (models / "loras" / "luca.safetensors").unlink()
+    assert not refuse_to_draw(configs, ModelNotFoundError, ("LoRA 'luca'", str(models / "loras")))
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("name", ["base/unet/diffusion_pytorch_model.safetensors", "loras/luca.safetensors"])
+def test_a_truncated_safetensors_file_is_refused(own_models, name):
+    models, configs = own_models
+    path = models / name
+    path.write_bytes(path.read_bytes()[:-10])
+    assert not refuse_to_draw(configs, ModelFileError, (str(path), "truncated"))
+
+
+def test_a_text_file_named_png_is_no_control_image(workplace, configs):
+    (workplace / "pose.png").write_text("not a picture")
+    with CharacterGenerator("puppet", "cpu", configs) as generator, pytest.raises(ImageFileError) as refusal:
+        generator.generate_character(
+            "luca", use_controlnet=True, control_type="pose", control_image="pose.png", output_path="luca.png"
+        )
+    check(refusal, ImageFileError, ("pose.png", "isn't a PNG"))
+    assert (workplace / "pose.png").read_text() == "not a picture"
+
+
+@pytest.mark.usefixtures("workplace")
+def test_an_output_folder_that_is_a_file_is_refused(configs):
+    with CharacterGenerator("puppet", "cpu", configs) as generator, pytest.raises(InvalidValueError) as refusal:
+        generator.generate_character("luca", output_path="luca.png/new.png")
+    check(refusal, InvalidValueError, ("output_path", "luca.png"))

@@ -1,0 +1,296 @@
+"""The generator, whole: a request in, a picture with its record out, and nothing left behind."""
+
+import dataclasses
+import gc
+import subprocess
+import sys
+import warnings
+import weakref
+
+import pytest
+
+from imagelab import CharacterGenerator, GenerationError, GenerationRequest, InvalidValueError, UnknownNameError
+from imagelab.imagefiles import open_image, read_record
+from imagelab.results import LoraUse
+
+REQUEST = GenerationRequest(
+    character="luca", scene_description="running on the beach", quality_preset="draft", steps=4, seed=11
+)
+
+
+def ask(**changes):
+    return dataclasses.replace(REQUEST, **changes)
+
+
+def pixels(generation):
+    return generation.image.tobytes()
+
+
+# --- the picture
+
+
+def test_the_same_seed_draws_the_same_picture_whatever_came_before(generator):
+    first = generator.generate(REQUEST)
+    for other in (ask(seed=12), ask(character="alberto", width=96, height=160), ask(scheduler="unipc", steps=7)):
+        generator.generate(other)
+    again = generator.generate(REQUEST)
+    assert pixels(again) == pixels(first)
+    assert again.record == first.record
+    assert first.image.mode == "RGB"
+
+
+def test_another_generator_draws_the_same_picture(generator, configs):
+    with CharacterGenerator("puppet", "cpu", configs) as other:
+        assert pixels(other.generate(REQUEST)) == pixels(generator.generate(REQUEST))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 12},
+        {"character": "alberto"},
+        {"character": None},
+        {"scene_description": "standing in the forest"},
+        {"style": "pixar"},
+        {"negative_prompt": "sand"},
+        {"steps": 5},
+        {"guidance_scale": 6.0},
+        {"scheduler": "euler"},
+        {"use_character_loras": False},
+        {"additional_loras": (LoraUse(name="alberto", weight=0.7),)},
+        {"additional_loras": (LoraUse(name="luca", weight=0.5),)},
+        {"additional_loras": (LoraUse(name="luca", weight=1.0, text_encoder_weight=0.0),)},
+        {"scene_description": "running on the (beach:1.5)"},
+    ],
+)
+def test_whatever_is_asked_for_shows_in_the_picture_and_in_the_record(generator, change):
+    base, changed = generator.generate(REQUEST), generator.generate(ask(**change))
+    assert pixels(base) != pixels(changed)
+    assert base.record != changed.record
+
+
+def test_a_seed_that_was_not_given_is_drawn_at_random_and_recorded(generator):
+    one, other = (generator.generate(ask(seed=None)) for _ in range(2))
+    assert one.record.seed != other.record.seed
+    assert pixels(generator.generate(ask(seed=one.record.seed))) == pixels(one)
+
+
+@pytest.mark.parametrize("preset", ["draft", "standard", "high", "ultra"])
+def test_every_preset_draws_with_its_own_settings(generator, configs, preset):
+    record = generator.generate(ask(quality_preset=preset, steps=None)).record
+    wanted = configs.preset("puppet", preset)
+    assert (record.steps, record.guidance_scale, record.scheduler) == (
+        wanted.steps,
+        wanted.guidance_scale,
+        wanted.scheduler,
+    )
+    assert wanted.quality_words in record.prompt
+
+
+@pytest.mark.parametrize("size", ["square", "portrait", "landscape"])
+def test_every_size_of_the_profile_can_be_drawn(generator, size):
+    width, height = generator.profile.size_px(size)
+    assert generator.generate(ask(width=width, height=height)).image.size == (width, height)
+
+
+# --- prompts
+
+
+def test_the_prompt_names_character_triggers_scene_and_style_once(generator, configs):
+    record = generator.generate(ask(style="pixar", scene_description="luca, Brown Eyes, on the beach")).record
+    character = configs.character("luca")
+    words = record.prompt.split(", ")
+    assert record.prompt.startswith(f"{character.trigger}, {character.description}, on the beach")
+    assert configs.style("pixar").prompt in record.prompt
+    assert len(words) == len(set(words))
+
+
+def test_an_added_lora_brings_its_trigger_words(generator, configs):
+    assert "alberto" not in generator.generate(REQUEST).record.prompt
+    record = generator.generate(ask(additional_loras=(LoraUse(name="alberto"),))).record
+    assert all(word in record.prompt for word in configs.lora("alberto").trigger_words)
+
+
+def test_a_negative_prompt_of_ones_own_replaces_the_template(generator, configs):
+    assert generator.generate(REQUEST).record.negative_prompt == configs.negative_prompt("default")
+    assert generator.generate(ask(negative_prompt="sand")).record.negative_prompt == "sand"
+    assert generator.generate(ask(negative_prompt="")).record.negative_prompt == ""
+
+
+def test_the_end_of_a_long_prompt_is_drawn_too(generator):
+    scene = ", ".join(f"a small red house number {number} on the hill" for number in range(12))
+    one, other = (generator.generate(ask(scene_description=f"{scene}, {end}")) for end in ("at night", "underwater"))
+    assert one.record.prompt.endswith("at night")
+    assert pixels(one) != pixels(other)
+
+
+# --- LoRAs
+
+
+def test_after_loras_the_base_picture_is_the_same_to_the_bit(configs):
+    bare = ask(use_character_loras=False)
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        before = generator.generate(bare)
+        generator.generate(REQUEST)
+        generator.generate(ask(additional_loras=(LoraUse(name="alberto", weight=-0.5),)))
+        after = generator.generate(bare)
+    assert pixels(after) == pixels(before)
+    assert before.record.loras == ()
+
+
+def test_the_order_of_added_loras_makes_no_difference(generator):
+    uses = (LoraUse(name="alberto", weight=0.7), LoraUse(name="luca", weight=0.4))
+    # Nobody's description: the order of the trigger words is that of the LoRAs, and may differ.
+    one, other = (
+        generator.generate(ask(character=None, scene_description="luca, alberto", additional_loras=loras))
+        for loras in (uses, uses[::-1])
+    )
+    assert {lora.name for lora in one.record.loras} == {"luca", "alberto"}
+    for generation in (one, other):
+        assert len(generation.record.loras) == 2
+
+
+def test_an_added_lora_replaces_the_characters_own_of_that_name(generator):
+    (lora,) = generator.generate(ask(additional_loras=(LoraUse(name="luca", weight=0.4),))).record.loras
+    assert (lora.name, lora.weight, lora.text_encoder_weight) == ("luca", 0.4, 0.4)
+
+
+def test_weight_zero_leaves_a_lora_out(generator):
+    off = generator.generate(ask(additional_loras=(LoraUse(name="luca", weight=0.0),)))
+    assert off.record.loras == ()
+    assert pixels(off) == pixels(generator.generate(ask(use_character_loras=False)))
+
+
+def test_a_default_weight_is_the_registrys(generator, configs):
+    loras = generator.generate(ask(additional_loras=(LoraUse(name="alberto"),))).record.loras
+    assert {lora.name: lora.weight for lora in loras}["alberto"] == configs.lora("alberto").default_weight
+
+
+# --- the record
+
+
+def test_the_record_is_in_the_png_and_draws_the_picture_again(generator, tmp_path):
+    path = tmp_path / "new" / "luca.png"
+    image = generator.generate_character(
+        character="luca",
+        scene_description="waving at night",
+        quality_preset="draft",
+        style="disney",
+        width=96,
+        height=160,
+        additional_loras=[{"name": "alberto", "weight": 0.3}],
+        output_path=path,
+    )
+    assert open_image(path).tobytes() == image.tobytes()
+    again = generator.generate(read_record(path).to_request())
+    assert again.record == read_record(path)
+    assert pixels(again) == image.tobytes()
+
+
+def test_the_record_says_what_drew_the_picture(generator):
+    record = generator.generate(REQUEST).record
+    assert (record.profile, record.device, record.dtype) == ("puppet", "cpu", "float32")
+    assert (record.memory_policy, record.degraded) == ("resident", ())
+    assert any(name.startswith("unet/") for name in record.model_sha256)
+    assert all(len(value) == 64 for value in record.model_sha256.values())
+    assert [(lora.name, len(lora.sha256)) for lora in record.loras] == [("luca", 64)]
+    assert set(record.versions) == {"imagelab", "torch", "diffusers", "transformers"}
+    assert record.seconds["total"] > 0
+
+
+# --- memory and life cycle
+
+
+def test_nothing_is_loaded_before_the_first_picture(configs):
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        assert not generator.is_loaded
+        generator.generate(REQUEST)
+        assert generator.is_loaded
+    assert not generator.is_loaded
+
+
+def test_cleanup_gives_the_models_back(configs):
+    generator = CharacterGenerator("puppet", "cpu", configs)
+    generator.generate(REQUEST)
+    pipe = generator.pipeline
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    models = [weakref.ref(getattr(pipe, part)) for part in parts]
+    del pipe
+    generator.cleanup()
+    gc.collect()
+    assert [model() for model in models] == [None] * 4
+    generator.cleanup()
+
+
+def test_a_generator_is_of_no_use_after_cleanup(configs):
+    generator = CharacterGenerator("puppet", "cpu", configs)
+    generator.cleanup()
+    for use in (lambda: generator.generate(REQUEST), generator.load, lambda: generator.pipeline):
+        with pytest.raises(GenerationError, match="cleaned up"):
+            use()
+    assert "cleaned up" in repr(generator)
+
+
+def test_a_generator_that_is_dropped_loaded_warns(configs):
+    with pytest.warns(ResourceWarning, match="never cleaned up"):
+        CharacterGenerator("puppet", "cpu", configs).load()
+
+
+def test_a_generator_that_never_loaded_is_dropped_in_silence(configs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generator = CharacterGenerator("puppet", "cpu", configs)
+        del generator
+        gc.collect()
+        with pytest.raises(UnknownNameError):
+            CharacterGenerator("pupet", "cpu", configs)
+        gc.collect()
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "mps", None, 0])
+def test_an_unknown_device_is_refused(configs, device):
+    with pytest.raises(InvalidValueError, match="device"):
+        CharacterGenerator("puppet", device, configs)
+
+
+def test_an_interrupted_picture_leaves_a_generator_that_still_draws(generator):
+    before = generator.generate(REQUEST)
+
+    def interrupt(step, *_):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(ask(seed=5), on_step=interrupt)
+    assert pixels(generator.generate(REQUEST)) == pixels(before)
+
+
+REFUSALS = """
+from imagelab import CharacterGenerator, GenerationRequest, ImageLabError
+from imagelab.results import LoraUse
+bad = [dict(character="lucca"), dict(quality_preset="higher"), dict(style="pixa"), dict(scheduler="eul"),
+       dict(width=100), dict(steps=0), dict(seed="x"), dict(additional_loras=(LoraUse(name="x"),)),
+       dict(guidance_scale=float("nan")), dict(use_controlnet=True)]
+generator = CharacterGenerator(profile="puppet")
+for change in bad:
+    try:
+        generator.generate(GenerationRequest(**({"character": "luca"} | change)))
+    except ImageLabError as error:
+        print(error)
+    else:
+        raise SystemExit(f"not refused: {change}")
+import sys
+heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "xformers"} & set(sys.modules)
+raise SystemExit(f"imported {heavy}" if heavy else 0)
+"""
+
+
+def test_a_bad_request_is_refused_before_any_model_library_is_imported():
+    done = subprocess.run([sys.executable, "-c", REFUSALS], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'luca'" in done.stdout
+
+
+def test_xformers_is_never_imported(generator):
+    generator.generate(REQUEST)
+    assert "xformers" not in sys.modules

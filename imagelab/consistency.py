@@ -1,0 +1,155 @@
+"""Is it the same face? Embeds and compares pictures, one by one or in batches."""
+
+import os
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagelab.arcface import (
+    SEVERAL_FACES,
+    Face,
+    FaceEncoder,
+    FaceEncoderId,
+    FaceLimits,
+    FaceReading,
+    Picture,
+    SeveralFaces,
+    read_faces,
+)
+from imagelab.config import Configs, Profile, load_configs, pick
+from imagelab.errors import ImageFileError, InvalidValueError, shorten
+from imagelab.reference_store import CharacterReferences
+from imagelab.results import Verdict
+from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, unit
+
+DEFAULT_THRESHOLD = 0.65
+
+
+class CharacterConsistencyChecker:
+    """Compares faces; the face pack of `profile` (None: the default one) loads at the first picture.
+
+    Several usable faces in one picture can't be told apart by name: by default (`require_one`) such a picture isn't
+    compared, with `several="largest"` its largest face is. `limits` says what makes a face usable. A context manager;
+    `cleanup` may be called twice.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        profile: str | None = None,
+        configs: Configs | None = None,
+        *,
+        several: SeveralFaces = "require_one",
+        limits: FaceLimits | None = None,
+    ) -> None:
+        pick("policy for several faces", {name: name for name in SEVERAL_FACES}, several)
+        self.configs: Configs = configs or load_configs()
+        self.profile: Profile = self.configs.profile(profile)
+        self.several: SeveralFaces = several
+        self._limits = limits or FaceLimits()
+        self._encoder = FaceEncoder(self.profile, device)
+
+    @property
+    def encoder(self) -> FaceEncoderId:
+        """Return what its embeddings are marked with; loads the models."""
+        return self._encoder.encoder
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Return what onnxruntime really runs on; loads the models."""
+        return self._encoder.providers
+
+    def faces(self, image: Picture) -> tuple[Face, ...]:
+        """Return all faces of a picture, the surest first; raises as FaceEncoder.faces."""
+        return self._encoder.faces(image)
+
+    def read(self, image: Picture) -> FaceReading:
+        """Return the face that a picture is judged by, or the status that says why there is none.
+
+        Raises ImageFileError or InvalidValueError for the picture itself.
+        """
+        return read_faces(self.faces(image), self._limits, self.several)
+
+    def embed(self, image: Picture) -> Embedding:
+        """Return the embedding (d,) of norm 1 of a picture's face.
+
+        Raises InvalidValueError, with the status, for a picture without one that can be compared.
+        """
+        reading = self.read(image)
+        if reading.embedding is None:
+            shown = os.fspath(image) if isinstance(image, str | os.PathLike) else "a picture"
+            raise InvalidValueError("image", f"{shown} ({reading.status})", "a picture with exactly one clear face")
+        return reading.embedding
+
+    def compare(
+        self, a: Picture | NDArray[np.floating], b: Picture | NDArray[np.floating], metric: str = "cosine"
+    ) -> Similarity:
+        """Compare two faces, each a picture or an embedding (d,), by cosine or euclidean distance.
+
+        Raises UnknownNameError for the metric; else as `embed`.
+        """
+        pick("metric", METRICS, metric)  # before anything loads
+        return compare(self._embedding(a), self._embedding(b), metric)
+
+    def check_batch(
+        self,
+        images: Iterable[Picture],
+        reference: CharacterReferences | Picture | NDArray[np.floating],
+        threshold: float = DEFAULT_THRESHOLD,
+        *,
+        metric: str = "cosine",
+        character_name: str = "",
+    ) -> list[Verdict]:
+        """Judge pictures by one reference: a character's references, a picture or an embedding (d,).
+
+        `threshold` is in the metric's units. A file that can't be read, or a face that can't be compared, is a status
+        of its picture and ends nothing. Raises InvalidValueError for the threshold, UnknownNameError for the metric and
+        as `embed` for the reference; InvalidValueError for references that another encoder made.
+        """
+        limit = check_threshold(threshold, metric)
+        if isinstance(images, str | os.PathLike):
+            raise InvalidValueError("images", os.fspath(images), "a list of pictures")
+        if isinstance(reference, CharacterReferences):
+            self._refuse_foreign(reference)
+            template, character_name = reference.template, character_name or reference.character_name
+        else:
+            template = self._embedding(reference)
+        return [self._judge(image, template, limit, metric, character_name) for image in images]
+
+    def cleanup(self) -> None:
+        """Give back the memory of the models; the checker can't be used again."""
+        self._encoder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.cleanup()
+
+    def _judge(self, image: Picture, template: Embedding, threshold: float, metric: str, name: str) -> Verdict:
+        try:
+            reading = self.read(image)
+        except ImageFileError:
+            reading = FaceReading(status="decode_error")
+        score = None if reading.embedding is None else compare(template, reading.embedding, metric).value
+        return Verdict(
+            character_name=name,
+            status=reading.status,
+            similarity_score=score,
+            threshold=threshold,
+            metric="euclidean" if metric == "euclidean" else "cosine",
+            encoder=self.encoder.label,
+        )
+
+    def _embedding(self, given: Picture | NDArray[np.floating]) -> Embedding:
+        if isinstance(given, np.ndarray) and given.ndim == 1:
+            return unit(given)
+        return self.embed(given)  # type: ignore[arg-type]  # a picture, or to_rgb says what it should have been
+
+    def _refuse_foreign(self, references: CharacterReferences) -> None:
+        made_by = references.provenance.encoder
+        if made_by != self.encoder:
+            expected = f"of the encoder in use, {self.encoder.label}"
+            raise InvalidValueError("reference", shorten(made_by.label), expected)

@@ -1,0 +1,218 @@
+import gc
+import json
+import math
+import weakref
+
+import numpy as np
+import pytest
+from handmade_pack import LANDMARKS, plain, write_pack
+
+from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, read_faces, to_rgb
+from imagelab.config import load_configs
+from imagelab.errors import ImageFileError, InvalidValueError, ModelFileError, ModelNotFoundError
+from imagelab.models import file_sha256
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """The puppet profile with a handmade face pack in $IMAGELAB_MODELS/face."""
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    return with_pack("face")
+
+
+def with_pack(folder, detector_size_px=(128, 128)):
+    puppet = load_configs().profile("puppet")
+    source = type(puppet.face.source)(folder=folder)
+    pack = puppet.face.model_copy(update={"source": source, "detector_size_px": detector_size_px})
+    return puppet.model_copy(update={"face": pack})
+
+
+def face(side=50.0, score=0.9, visible=1.0, embedding=(1.0, 0.0)):
+    vector = None if embedding is None else np.array(embedding, np.float32)
+    box = (0.0, 0.0, side, side + 10)
+    return Face(box=box, landmarks=LANDMARKS, score=score, visible_fraction=visible, embedding=vector)
+
+
+@pytest.mark.parametrize(("colour", "direction"), [("red", (1, -1, -1)), ("lime", (-1, 1, -1)), ("blue", (-1, -1, 1))])
+def test_the_recogniser_sees_red_as_red(profile, tmp_path, colour, direction):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain(colour))
+    assert found.embedding == pytest.approx(np.array(direction) / math.sqrt(3), abs=1e-3)
+    assert found.embedding.dtype == np.float32
+
+
+def test_boxes_and_landmarks_are_in_the_pictures_own_pixels(profile, tmp_path):
+    write_pack(tmp_path / "face", ((((32, 16, 80, 80)), 0.9),))
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain("red", (256, 256)))
+    assert found.box == pytest.approx((64, 32, 160, 160))
+    assert found.size_px == pytest.approx(96)
+    assert found.landmarks == pytest.approx(np.array([64, 32]) + LANDMARKS * np.array([96, 128]), abs=1e-2)
+    assert found.score == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (64, 64), (640, 360)])
+def test_a_picture_of_another_shape_is_scaled_into_the_upper_left_corner(profile, tmp_path, size):
+    write_pack(tmp_path / "face", (((8, 8, 40, 40), 0.9),))
+    scale = max(size) / 128
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain("red", size))
+    assert found.box == pytest.approx(np.array([8, 8, 40, 40]) * scale, rel=0.02)
+
+
+def test_a_box_over_the_border_says_how_much_of_it_is_visible(profile, tmp_path):
+    write_pack(tmp_path / "face", (((-32, 32, 32, 96), 0.9),))
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain("red"))
+    assert found.visible_fraction == pytest.approx(0.5)
+
+
+def test_the_surest_face_comes_first(profile, tmp_path):
+    write_pack(tmp_path / "face", (((0, 0, 40, 40), 0.6), ((72, 72, 120, 120), 0.8), ((72, 0, 120, 40), 0.3)))
+    with FaceEncoder(profile, "cpu") as encoder:
+        assert [round(found.score, 3) for found in encoder.faces(plain("red"))] == [0.8, 0.6]
+
+
+def test_the_encoder_says_what_its_embeddings_depend_on(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        identity = encoder.encoder
+        assert encoder.providers == ("CPUExecutionProvider",)
+    assert identity.pack == "puppet_face"
+    assert identity.detector_sha256 == file_sha256(tmp_path / "face" / "det.onnx")
+    assert identity.recogniser_sha256 == file_sha256(tmp_path / "face" / "w_mean_colour.onnx")
+    assert identity.detector_size_px == (128, 128)
+    assert FaceEncoderId.from_json(identity.to_json()) == identity
+
+
+def test_nothing_is_printed_while_the_models_load(profile, tmp_path, capfd):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        encoder.faces(plain("red"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_detector_of_another_size_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    write_pack(tmp_path / "face")
+    with FaceEncoder(with_pack("face", (640, 640)), "cpu") as encoder, pytest.raises(ModelFileError, match="128, 128"):
+        encoder.faces(plain("red"))
+
+
+@pytest.mark.parametrize("name", ["det.onnx", "w_mean_colour.onnx"])
+def test_a_truncated_model_is_named(profile, tmp_path, name):
+    path = write_pack(tmp_path / "face") / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelFileError, match="truncated") as caught:
+        encoder.faces(plain("red"))
+    assert caught.value.path == path
+
+
+def test_a_text_file_named_onnx_is_named(profile, tmp_path):
+    path = write_pack(tmp_path / "face") / "det.onnx"
+    path.write_text("not a model")
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelFileError) as caught:
+        encoder.faces(plain("red"))
+    assert caught.value.path == path
+
+
+def test_a_model_that_was_changed_is_refused_where_hashes_are_listed(profile, tmp_path):
+    folder = write_pack(tmp_path / "face")
+    sums = {path.name: "0" * 64 for path in folder.iterdir()}
+    (folder / "SHA256SUMS.json").write_text(json.dumps(sums))
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelFileError, match="sha256"):
+        encoder.faces(plain("red"))
+
+
+@pytest.mark.parametrize(("gone", "task"), [("det.onnx", "detect"), ("w_mean_colour.onnx", "recognition")])
+def test_half_a_pack_is_refused(profile, tmp_path, gone, task):
+    (write_pack(tmp_path / "face") / gone).unlink()
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelFileError, match=task):
+        encoder.faces(plain("red"))
+
+
+def test_a_missing_pack_says_what_to_put_where(profile, tmp_path):
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError, match="puppet_face"):
+        encoder.faces(plain("red"))
+    (tmp_path / "face").mkdir()
+    (tmp_path / "face" / "readme.txt").write_text("the models were not copied")
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError, match=r"\.onnx"):
+        encoder.faces(plain("red"))
+
+
+def test_unknown_device_is_refused(profile):
+    with pytest.raises(InvalidValueError, match="auto, cpu, cuda or"):
+        FaceEncoder(profile, "gpu")
+
+
+def test_closing_twice_is_harmless_and_using_a_closed_encoder_is_not(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    encoder = FaceEncoder(profile, "cpu")
+    encoder.faces(plain("red"))
+    encoder.close()
+    encoder.close()
+    assert not encoder.is_loaded
+    with pytest.raises(InvalidValueError, match="closed"):
+        encoder.faces(plain("red"))
+
+
+def test_closing_gives_the_models_back_at_once(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        encoder.faces(plain("red"))
+        models = encoder._analysis.models.values()
+        alive = [weakref.ref(owner) for model in models for owner in (model, model.session)]
+        del models
+    assert [owner() for owner in alive] == [None] * 4
+
+
+def test_an_encoder_that_was_left_open_warns(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    encoder = FaceEncoder(profile, "cpu")
+    encoder.faces(plain("red"))
+    with pytest.warns(ResourceWarning, match="not closed"):
+        del encoder
+
+
+def test_an_encoder_that_never_loaded_needs_no_closing(profile):
+    FaceEncoder(profile, "cpu")
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("faces", "status"),
+    [
+        ([], "no_face"),
+        ([face()], "ok"),
+        ([face(), face()], "several_faces"),
+        ([face(), face(side=8)], "ok"),
+        ([face(side=8)], "low_quality"),
+        ([face(score=0.2)], "low_quality"),
+        ([face(visible=0.3)], "low_quality"),
+        ([face(embedding=None)], "low_quality"),
+    ],
+)
+def test_only_usable_faces_count(faces, status):
+    reading = read_faces(faces, FaceLimits(min_face_px=16, min_score=0.5))
+    assert reading.status == status
+    assert (reading.embedding is not None) == (status == "ok")
+
+
+def test_the_largest_of_several_faces_is_taken_on_request():
+    small, large = face(side=20, embedding=(0, 1)), face(side=40, embedding=(1, 0))
+    assert read_faces([small, large], FaceLimits(), "largest").face is large
+
+
+def test_a_text_file_named_png_is_no_picture(tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("not a picture")
+    with pytest.raises(ImageFileError) as caught:
+        to_rgb(path)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("bad", [None, 3, np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3))])
+def test_what_is_no_picture_is_refused(bad):
+    with pytest.raises(InvalidValueError, match="RGB array"):
+        to_rgb(bad)

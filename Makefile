@@ -66,7 +66,7 @@ lock: setup ## resolve the newest versions into the two lock files
 	@for lock in requirements requirements-gpu; do mv $$lock.lock.new $$lock.lock; done
 
 studio: setup ## train the puppet studio's models again, from nothing (hours on two cores)
-	@$(BIN)/python -m imagelab.puppets.train
+	@$(BIN)/python -m imagelab.puppets.train --install
 
 clean: ## remove .venv and every cache; pictures and reports stay
 	@rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

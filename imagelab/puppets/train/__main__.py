@@ -9,98 +9,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-from safetensors.torch import save_file
-from transformers import CLIPTokenizer
-
-from imagelab.puppets.train.base import train_base
-from imagelab.puppets.train.clip import build_processor, train_clip
-from imagelab.puppets.train.dataset import BUCKETS, render_bucket
-from imagelab.puppets.train.detector import train_detector
-from imagelab.puppets.train.export import export_detector, export_recogniser, export_references, install
-from imagelab.puppets.train.lora import CONCEPTS, save_lora, train_lora
-from imagelab.puppets.train.oracle import train_oracle
-from imagelab.puppets.train.recogniser import train_recogniser
-from imagelab.puppets.train.vae import polish_decoder, train_vae
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from imagelab.puppets.train.export import install
+from imagelab.puppets.train.stages import STAGES, build
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-
-
-def _data(work: Path) -> None:
-    for name in BUCKETS:
-        render_bucket(name, work / "data")
-
-
-def _vae(work: Path) -> None:
-    train_vae(work).save_pretrained(work / "vae")
-
-
-def _base(work: Path) -> None:
-    pipe = train_base(AutoencoderKL.from_pretrained(work / "vae"), work)
-    pipe.to(torch.float16).save_pretrained(work / "out" / "base")
-
-
-def _decoder(work: Path) -> None:
-    """Improve the decoder after the UNet: latents stay what they were."""
-    polished = polish_decoder(AutoencoderKL.from_pretrained(work / "vae"), work)
-    scale = AutoencoderKL.load_config(work / "out" / "base" / "vae")["scaling_factor"]
-    polished.register_to_config(scaling_factor=scale)
-    polished.to(torch.float16).save_pretrained(work / "out" / "base" / "vae")
-
-
-def _recogniser(work: Path) -> None:
-    export_recogniser(train_recogniser(work), work / "out" / "face" / "recogniser.onnx")
-
-
-def _detector(work: Path) -> None:
-    export_detector(train_detector(work), work / "out" / "face" / "detector.onnx")
-
-
-def _clip(work: Path) -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    model = train_clip(tokenizer, work)
-    folder = work / "out" / "clip"
-    model.to(torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
-
-
-def _oracle(work: Path) -> None:
-    path = work / "out" / "evaluation" / "oracle.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(train_oracle(work).state_dict(), path)
-
-
-def _loras(work: Path) -> None:
-    pipe = StableDiffusionXLPipeline.from_pretrained(work / "out" / "base", dtype=torch.float32)
-    for name in CONCEPTS:
-        path = work / "out" / "loras" / f"{name}.safetensors"
-        if not path.exists():
-            save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, path)
-
-
-def _references(work: Path) -> None:
-    export_references(work / "out" / "references")
-
-
-STAGES: dict[str, Callable[[Path], None]] = {
-    "data": _data,
-    "vae": _vae,
-    "base": _base,
-    "decoder": _decoder,
-    "recogniser": _recogniser,
-    "detector": _detector,
-    "clip": _clip,
-    "oracle": _oracle,
-    "loras": _loras,
-    "references": _references,
-}
 
 
 def main() -> None:
@@ -110,14 +23,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".studio"), help="folder of data and checkpoints")
     parser.add_argument("--install", action="store_true", help="copy what is finished over the package's weights")
     arguments = parser.parse_args()
-    for stage in arguments.stages or STAGES:
-        done = arguments.work / f"{stage}.done"
-        if not done.exists():
-            arguments.work.mkdir(parents=True, exist_ok=True)
-            STAGES[stage](arguments.work)
-            done.touch()
+    build(arguments.work, arguments.stages or tuple(STAGES))
     if arguments.install:
-        install(arguments.work / "out", WEIGHTS)
+        install(arguments.work, WEIGHTS)
 
 
 if __name__ == "__main__":

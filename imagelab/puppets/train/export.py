@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 17
-NOT_SUMMED = {"SHA256SUMS.json", "MODEL_CARD.md", "evaluation.json"}
+NOT_SUMMED = {"SHA256SUMS.json", "MODEL_CARD.md", "evaluation.json", "training.json"}
 
 
 def export_detector(net: nn.Module, path: Path) -> None:
@@ -74,7 +74,18 @@ def write_checksums(folder: Path) -> None:
     (folder / "SHA256SUMS.json").write_text(json.dumps(sums, indent=1, sort_keys=True) + "\n")
 
 
-def install(source: Path, weights: Path) -> None:
-    """Copy finished models over the package's and write the checksums anew."""
-    shutil.copytree(source, weights, dirs_exist_ok=True)
+def install(work: Path, weights: Path) -> None:
+    """Copy finished models and the story of their training over the package's, and write the checksums anew."""
+    shutil.copytree(work / "out", weights, dirs_exist_ok=True)
+    (weights / "training.json").write_text(json.dumps(training_story(work), indent=1) + "\n")
     write_checksums(weights)
+
+
+def training_story(work: Path, points: int = 60) -> dict[str, dict[str, list[float]]]:
+    """Return each training's losses, thinned to about `points`: {name: {"step", "loss", "seconds": [...]}}."""
+    story = {}
+    for log in sorted(work.glob("*.jsonl")):
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        kept = rows[:: max(1, len(rows) // points)] + rows[-1:]
+        story[log.stem] = {key: [float(f"{row[key]:.5g}") for row in kept] for key in ("step", "loss", "seconds")}
+    return story

@@ -55,7 +55,7 @@ def train(
     Goes on from `checkpoint` if it exists. Losses are appended to a `.jsonl` file beside it, one line each 50 steps.
     """
     learnt = [p for p in (parameters or [p for m in models.values() for p in m.parameters()]) if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(learnt, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay, fused=True)
     averages = {k: copy.deepcopy(m).requires_grad_(False) for k, m in models.items()} if plan.average else models
     start, seconds = 0, 0.0
     if checkpoint.exists():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = 48
-PLAN = Plan(steps=2200, rate=2e-3, weight_decay=0.02, average=0.995)
+PLAN = Plan(steps=1100, rate=2e-3, weight_decay=0.02, average=0.995)
 
 
 def train_oracle(folder: Path, *, plan: Plan = PLAN) -> Oracle:

@@ -31,8 +31,8 @@ ARCFACE_TEMPLATE = np.array(
 )
 IDENTITIES, VIEWS, FIRST_SEED = 1500, 12, 3_000_000
 SHORTER_SIDES_PX = (96, 128)
-BATCH, SCALE, MARGIN, MARGIN_RAMP_STEPS = 96, 32.0, 0.35, 600
-PLAN = Plan(steps=2600, rate=2e-3, weight_decay=5e-3, clip=5.0, average=0.995)
+BATCH, SCALE, MARGIN, MARGIN_RAMP_STEPS = 96, 32.0, 0.35, 400
+PLAN = Plan(steps=1400, rate=2e-3, weight_decay=5e-3, clip=5.0, average=0.995)
 
 
 class Embedder(nn.Module):

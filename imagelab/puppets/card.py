@@ -1,4 +1,4 @@
-"""The model card: what the puppet weights are, and the numbers of the last evaluation."""
+"""The model card: what the puppet weights are, how long they were trained, and the numbers of the last evaluation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-START, END = "<!-- evaluation: written by python -m imagelab.puppets.evaluate --write -->", "<!-- end of evaluation -->"
 
-
-def table(report: Mapping[str, Any]) -> str:
+def evaluation_table(report: Mapping[str, Any]) -> str:
     """Return the evaluation as a Markdown table."""
     lines = ["| line | pictures | measured | must reach | |", "|---|--:|--:|--:|---|"]
     for row in report["rows"]:
@@ -23,10 +21,28 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Measured with {versions} on {report['processor']}."])
 
 
+def training_table(story: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """Return what each training took as a Markdown table."""
+    lines = ["| training | steps | minutes | last loss |", "|---|--:|--:|--:|"]
+    for name, curve in story.items():
+        minutes = curve["seconds"][-1] / 60
+        lines.append(f"| {name} | {curve['step'][-1]:.0f} | {minutes:.0f} | {curve['loss'][-1]:.3g} |")
+    return "\n".join(lines)
+
+
+def section(card: str, name: str) -> str:
+    """Return the part of a card between the marks of a generated section."""
+    return card.split(f"<!-- {name} -->", 1)[1].split(f"<!-- end of {name} -->", 1)[0].strip()
+
+
 def write_card(weights: Path, report: Mapping[str, Any]) -> None:
-    """Write `evaluation.json` and put its table between the model card's marks."""
+    """Write `evaluation.json` and put the tables between the model card's marks."""
     (weights / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    card = weights / "MODEL_CARD.md"
-    before, rest = card.read_text(encoding="utf-8").split(START, 1)
-    _, after = rest.split(END, 1)
-    card.write_text(f"{before}{START}\n{table(report)}\n{END}{after}", encoding="utf-8")
+    path = weights / "MODEL_CARD.md"
+    card = path.read_text(encoding="utf-8")
+    story = json.loads((weights / "training.json").read_text(encoding="utf-8"))
+    for name, body in {"evaluation": evaluation_table(report), "training": training_table(story)}.items():
+        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = card.split(start, 1)
+        card = f"{before}{start}\n{body}\n{end}{rest.split(end, 1)[1]}"
+    path.write_text(card, encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from imagelab.puppets.train.dataset import render_bucket
@@ -57,7 +58,7 @@ def train_clip(tokenizer: CLIPTokenizer, folder: Path, *, plan: Plan = PLAN) -> 
         pictures = np.ascontiguousarray(split.images[pick.numpy()])
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = x * (0.9 + 0.2 * torch.rand(BATCH, 1, 1, 1, generator=generator))
-        with torch.autocast("cpu", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             found: Tensor = model(input_ids=ids[pick], pixel_values=x, return_loss=True).loss
         return found.float()
 

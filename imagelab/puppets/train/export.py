@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagelab.puppets.render import render
 from imagelab.puppets.train.detector import SIDE_PX, STRIDES
+from imagelab.puppets.train.story import training_story
 from imagelab.puppets.world import CHARACTERS, HELD_OUT_SEED, Figure, Scene
 
 if TYPE_CHECKING:
@@ -79,13 +80,3 @@ def install(work: Path, weights: Path) -> None:
     shutil.copytree(work / "out", weights, dirs_exist_ok=True)
     (weights / "training.json").write_text(json.dumps(training_story(work), indent=1) + "\n")
     write_checksums(weights)
-
-
-def training_story(work: Path, points: int = 60) -> dict[str, dict[str, list[float]]]:
-    """Return each training's losses, thinned to about `points`: {name: {"step", "loss", "seconds": [...]}}."""
-    story = {}
-    for log in sorted(work.glob("*.jsonl")):
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        kept = rows[:: max(1, len(rows) // points)] + rows[-1:]
-        story[log.stem] = {key: [float(f"{row[key]:.5g}") for row in kept] for key in ("step", "loss", "seconds")}
-    return story

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CROP_PX = 64  # crops of this size are far faster than whole pictures on a CPU, and hold all there is to learn
 BATCH = 32
 WHOLE = Plan(steps=2000, rate=3e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-DECODER = Plan(steps=3600, rate=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+DECODER = Plan(steps=1600, rate=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4)
 
 
 def build_vae() -> AutoencoderKL:

@@ -85,7 +85,8 @@ def _rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> NDArray[np.f
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z
+    turned: NDArray[np.float64] = about_y @ about_x @ about_z
+    return turned
 
 
 def _tint(colour: Iterable[float], factor: float) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SIDE_PX, PATCH_PX, WIDTH, PROJECTION, BATCH = 128, 16, 96, 96, 96
 MEAN, STD = [0.5] * 3, [0.5] * 3
-PLAN = Plan(steps=900, rate=1.5e-3, warmup=100, betas=(0.9, 0.98), weight_decay=0.05, average=0.995)
+PLAN = Plan(steps=700, rate=1.5e-3, warmup=100, betas=(0.9, 0.98), weight_decay=0.05, average=0.995)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from torch import Tensor
 
-UNET_RANK, TEXT_RANK, BATCH = 8, 4, 8
+UNET_RANK, TEXT_RANK, BATCH = 12, 6, 8
 UNET_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 PICTURES = {"square": 48, "portrait": 12, "landscape": 12}
-PLAN = Plan(steps=400, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
+PLAN = Plan(steps=900, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

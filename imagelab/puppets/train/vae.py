@@ -75,7 +75,8 @@ def train_vae(folder: Path, *, whole: Plan = WHOLE) -> AutoencoderKL:
             found = vae.decode(posterior.sample(generator=generator)).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
-        return _distance(found.float(), wanted) + 1e-4 * kl
+        total: Tensor = _distance(found.float(), wanted) + 1e-4 * kl
+        return total
 
     train({"vae": vae}, loss, whole, folder / "vae.pt")
     return vae

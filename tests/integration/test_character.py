@@ -112,7 +112,8 @@ def test_an_added_lora_brings_its_trigger_words(generator, configs):
 
 
 def test_a_negative_prompt_of_ones_own_replaces_the_template(generator, configs):
-    assert generator.generate(REQUEST).record.negative_prompt == configs.negative_prompt("default")
+    template = configs.negative_prompt(generator.profile.negative_prompt)
+    assert generator.generate(REQUEST).record.negative_prompt == template
     assert generator.generate(ask(negative_prompt="sand")).record.negative_prompt == "sand"
     assert generator.generate(ask(negative_prompt="")).record.negative_prompt == ""
 

@@ -1,0 +1,163 @@
+"""The command line: `python -m imagelab run|doctor|refresh|schema`.
+
+Nothing heavy is imported before a command is chosen, so that --help answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from imagelab.errors import ImageLabError, InvalidValueError, NotebookError
+
+if TYPE_CHECKING:
+    from imagelab.notebooks import Run, RunPlan
+
+BAD_INPUT = 2  # as for a mistyped option
+FAILED = 1
+
+app = typer.Typer(
+    name="imagelab",
+    help="Consistent 3D characters drawn with SDXL, in notebooks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _imagelab() -> None:
+    """Consistent 3D characters drawn with SDXL, in notebooks. --debug shows the traceback of an error."""
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook: 22_filter_batches.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set one of its parameters.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="YAML file of parameters, as in configs/runs; -p wins over it.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Short for -p profile=…")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Name of the folder in reports/runs; by default the time and the notebook.")
+    ] = None,
+    list_parameters: Annotated[bool, typer.Option("--list", help="List its parameters and run nothing.")] = False,
+) -> None:
+    """Run a notebook and keep it, its HTML, its pictures and result.json in reports/runs."""
+    if list_parameters:
+        _list_parameters(notebook)
+        return
+    plan = _plan(notebook, params, [*(parameter or []), *([f"profile={profile}"] if profile else [])], run_id)
+    from imagelab.notebooks import execute
+
+    try:
+        done = execute(plan, progress=True)
+    except NotebookError as error:
+        _fail(error, FAILED)
+    _say(done)
+
+
+@app.command()
+def doctor(
+    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything, hashes included, as JSON.")] = False,
+) -> None:
+    """Say whether this machine can run a profile, and what to do if it can't."""
+    from imagelab.doctor import examine
+
+    report = examine(profile)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(report.to_text())
+    if not report.can_run:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By default all but 80_*.")] = None) -> None:
+    """Write the committed outputs of notebooks anew, after a change that is meant to change them."""
+    from imagelab.notebooks import refresh as refresh_notebooks
+
+    for path in refresh_notebooks(notebooks):
+        typer.echo(f"wrote {path.name}")
+
+
+@app.command()
+def schema() -> None:
+    """Write the JSON schemas of the four YAML files."""
+    from imagelab.config.schema import write_schemas
+
+    for path in write_schemas():
+        typer.echo(f"wrote {path.name}")
+
+
+def _plan(notebook: str, file: Path | None, pairs: list[str], run_id: str | None) -> "RunPlan":
+    from imagelab.notebooks import find_notebook, plan_run, read_parameters
+    from imagelab.notebooks.parameters import read_text
+
+    known = read_parameters(find_notebook(notebook))
+    given = _read_file(file) if file else {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidValueError("-p", pair, "NAME=VALUE")
+        given[name] = read_text(known[name], text) if name in known else text
+    return plan_run(notebook, given, run_id=run_id)
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    from imagelab.config.yaml_file import read_yaml
+    from imagelab.errors import ConfigError
+
+    document = read_yaml(path, str(path))
+    if document.problems or not isinstance(document.data, dict):
+        raise ConfigError(tuple(document.problems))
+    return dict(document.data)
+
+
+def _list_parameters(notebook: str) -> None:
+    from imagelab.notebooks import find_notebook, read_parameters
+
+    for known in read_parameters(find_notebook(notebook)).values():
+        typer.echo(f"{known.name}: {known.annotation} = {known.default!r}  # {known.help}")
+
+
+def _say(done: "Run") -> None:
+    from imagelab.notebooks.runner import shown
+
+    lines = {"notebook": done.notebook, "HTML": done.html, "pictures": done.pictures, "result": done.result}
+    for name, path in lines.items():
+        if path is not None:
+            typer.echo(f"{name:<9} {shown(path)}")
+    if headline := done.scraps.get("headline"):
+        typer.echo(headline)
+
+
+def _fail(error: ImageLabError, code: int) -> NoReturn:
+    if _debug():
+        raise error
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(code)
+
+
+def _debug() -> bool:
+    return "--debug" in sys.argv
+
+
+def main() -> None:
+    """Run the command line; exit code 0, 1 for a run that failed, 2 for input that can't be used."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except ImageLabError as error:
+        if _debug():
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(BAD_INPUT)

@@ -1,0 +1,36 @@
+"""Can this machine run a profile? Every check says what it found and, where something is wrong, what to do."""
+
+from imagelab.config import Configs, load_configs
+from imagelab.doctor.report import Check, Report
+from imagelab.doctor.software import check_memory, check_software
+from imagelab.errors import ConfigError
+
+__all__ = ["Check", "Report", "examine"]
+
+
+def examine(profile: str | None = None) -> Report:
+    """Look at this machine, for a profile (None: the default one).
+
+    Raises UnknownNameError for a profile that doesn't exist; everything else that is wrong is in the report.
+    """
+    software = tuple(check_software())
+    try:
+        configs = load_configs()
+    except ConfigError as error:
+        broken = Check(name="configuration", status="problem", found=str(error), fix="Correct these lines")
+        return Report(profile=profile or "?", checks=(*software, broken))
+    chosen = configs.profile(profile)
+    from imagelab.doctor.weights import check_models  # after torch: it brings the CUDA libraries of onnxruntime
+
+    checks = (*software, _configuration(configs), *check_memory(chosen), *check_models(configs, chosen))
+    return Report(profile=chosen.name, checks=checks)
+
+
+def _configuration(configs: Configs) -> Check:
+    counts = {
+        "profiles": len(configs.sdxl.profiles),
+        "LoRAs": len(configs.lora_registry.loras),
+        "characters": len(configs.character_presets.characters),
+    }
+    found = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return Check(name="configuration", status="ok", found=f"valid: {found}", details=counts)

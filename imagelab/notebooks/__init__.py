@@ -1,0 +1,20 @@
+"""The notebooks: their parameters, running one, and refreshing the outputs that are committed."""
+
+from imagelab.notebooks.parameters import Parameter, check_parameters, read_parameters
+from imagelab.notebooks.paths import find_notebook, list_notebooks, output_folder
+from imagelab.notebooks.refresh import refresh
+from imagelab.notebooks.runner import Run, RunPlan, execute, plan_run
+
+__all__ = [
+    "Parameter",
+    "Run",
+    "RunPlan",
+    "check_parameters",
+    "execute",
+    "find_notebook",
+    "list_notebooks",
+    "output_folder",
+    "plan_run",
+    "read_parameters",
+    "refresh",
+]

@@ -154,6 +154,7 @@ def run_in_kernel(
                 language="python",
                 progress_bar=progress,
                 start_timeout=_START_SECONDS,
+                shutdown_kernel="immediate",  # a graceful one interrupts the idle kernel, which says so on stderr
                 config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # else the kernel warns about it
             )
     except PapermillExecutionError as error:

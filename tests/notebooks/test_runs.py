@@ -1,0 +1,129 @@
+"""Each notebook runs headless through the runner, as small as it gets, and leaves the values that reports read."""
+
+import json
+import re
+
+import nbformat
+import pytest
+
+from imagelab.errors import NotebookError
+from imagelab.glue import SCRAP_TYPE, read_scraps
+from imagelab.imagefiles import read_record
+from imagelab.notebooks import execute, list_notebooks, plan_run
+from imagelab.notebooks.refresh import keep_summary
+
+SMALL = {
+    "00_environment": {},
+    "10_generate_character": {"presets": ["draft"], "seed": 7},
+    "20_build_references": {"character": "alberto"},
+    "21_analyse_consistency": {"num_images": 2},
+    "22_filter_batches": {"num_images": 2, "seed": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run a notebook once and remember the run."""
+    runs, done = tmp_path_factory.mktemp("runs"), {}
+
+    def run(name):
+        if name not in done:
+            plan = plan_run(
+                name, {"device": "cpu"} * (name != "00_environment") | SMALL[name], run_id=name, runs_root=runs
+            )
+            done[name] = execute(plan)
+        return done[name]
+
+    return run
+
+
+def test_every_notebook_is_run_here():
+    assert set(SMALL) == {name for name in list_notebooks() if not name.startswith("80_")}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_notebook_runs_and_leaves_its_result(run, name):
+    result = json.loads(run(name).result.read_text(encoding="utf-8"))
+
+    assert result["status"] == "ok"
+    assert result["summary"]
+    assert result["metrics"]
+    assert result["headline"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_html_holds_its_pictures_and_needs_no_network(run, name):
+    html = run(name).html.read_text(encoding="utf-8")
+    tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", html)
+
+    assert [tag[:200] for tag in tags if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag)] == []
+    assert ("data:image/png;base64" in html) == (name != "00_environment")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_is_written_to_stderr(run, name):
+    """But for progress bars: a warning in a notebook is a fault of ours."""
+    cells = nbformat.read(run(name).notebook, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"]
+
+    assert [output.text for output in outputs if "%|" not in output.text] == []
+
+
+def test_pictures_carry_their_records(run):
+    (picture,) = run("10_generate_character").pictures.glob("*.png")
+    record = read_record(picture)
+
+    assert (record.character, record.quality_preset, record.seed) == ("luca", "draft", 7)
+
+
+def test_every_picture_of_both_batches_is_accounted_for(run):
+    done = run("22_filter_batches")
+    metrics = read_scraps(done.notebook)["metrics"]
+
+    assert set(metrics) == {"with LoRA", "without LoRA"}
+    for name, folder in (("with LoRA", "with_lora"), ("without LoRA", "without_lora")):
+        accepted = list((done.pictures / folder / "accepted").glob("*.png"))
+        assert metrics[name]["total_generated"] == 2
+        assert metrics[name]["total_accepted"] == len(accepted)
+
+
+def test_baseline_can_be_left_out(tmp_path):
+    wanted = {"num_images": 1, "baseline": False, "device": "cpu"}
+    done = execute(plan_run("22_filter_batches", wanted, run_id="x", runs_root=tmp_path))
+
+    assert list(done.scraps["metrics"]) == ["with LoRA"]
+
+
+def test_references_are_stored_where_they_are_asked_for(run):
+    stored = run("20_build_references").pictures / "references/puppet_face/alberto.npz"
+
+    assert stored.is_file()
+
+
+def test_other_seed_changes_every_line_about_a_picture(run, tmp_path):
+    """What nbval compares would notice any other picture."""
+    other = plan_run(
+        "10_generate_character", {**SMALL["10_generate_character"], "seed": 8}, run_id="x", runs_root=tmp_path
+    )
+    lines = [scraps["summary"]["pictures"] for scraps in (run("10_generate_character").scraps, execute(other).scraps)]
+
+    assert set(lines[0]).isdisjoint(lines[1])
+
+
+def test_failing_notebook_is_kept_with_its_error(tmp_path):
+    plan = plan_run("10_generate_character", {"character": "lucca"}, run_id="x", runs_root=tmp_path)
+
+    with pytest.raises(NotebookError, match=r"10_generate_character: cell \[\d\] \(run\) raised UnknownNameError"):
+        execute(plan)
+    assert "did you mean &#39;luca&#39;" in (tmp_path / "x/10_generate_character.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "x/result.json").read_text(encoding="utf-8"))["status"] == "failed"
+
+
+def test_refreshing_keeps_the_summary_and_nothing_of_the_machine(run):
+    notebook = keep_summary(nbformat.read(run("22_filter_batches").notebook, as_version=4))
+    text = nbformat.writes(notebook)
+
+    assert SCRAP_TYPE not in text
+    assert "image/png" not in text
+    assert "papermill" not in text
+    assert "accepted" in text

@@ -14,10 +14,10 @@ from imagelab.notebooks.refresh import keep_summary
 
 SMALL = {
     "00_environment": {},
-    "10_generate_character": {"presets": ["draft"], "seed": 7},
-    "20_build_references": {"character": "alberto"},
-    "21_analyse_consistency": {"num_images": 2},
-    "22_filter_batches": {"num_images": 2, "seed": 5},
+    "10_generate_character": {"device": "cpu", "presets": ["draft"], "seed": 7},
+    "20_build_references": {"device": "cpu", "character": "alberto"},
+    "21_analyse_consistency": {"device": "cpu", "num_images": 2},
+    "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
 }
 
 
@@ -28,9 +28,7 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in done:
-            plan = plan_run(
-                name, {"device": "cpu"} * (name != "00_environment") | SMALL[name], run_id=name, runs_root=runs
-            )
+            plan = plan_run(name, SMALL[name], run_id=name, runs_root=runs)
             done[name] = execute(plan)
         return done[name]
 
@@ -57,7 +55,7 @@ def test_html_holds_its_pictures_and_needs_no_network(run, name):
     tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", html)
 
     assert [tag[:200] for tag in tags if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag)] == []
-    assert ("data:image/png;base64" in html) == (name != "00_environment")
+    assert any("data:image/png;base64" in tag for tag in tags) == (name != "00_environment")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -115,7 +113,7 @@ def test_failing_notebook_is_kept_with_its_error(tmp_path):
 
     with pytest.raises(NotebookError, match=r"10_generate_character: cell \[\d\] \(run\) raised UnknownNameError"):
         execute(plan)
-    assert "did you mean &#39;luca&#39;" in (tmp_path / "x/10_generate_character.html").read_text(encoding="utf-8")
+    assert "UnknownNameError" in (tmp_path / "x/10_generate_character.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "x/result.json").read_text(encoding="utf-8"))["status"] == "failed"
 
 

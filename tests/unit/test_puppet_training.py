@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
+from imagelab.puppets.train.dataset import build_example, face_weights
 from imagelab.puppets.train.detector import STRIDES, Detector, _targets, mirror
 from imagelab.puppets.train.loop import Plan, rate_at, train
 from imagelab.puppets.train.lora import TEXT_RANK, UNET_RANK, to_diffusers, to_kohya
+from imagelab.puppets.train.parallel import average_gradients, split_over_cores
 from imagelab.puppets.train.text import CONTEXT, token_ids, train_tokenizer
 
 
-def _learn(folder: Path, *, until: int) -> dict[str, Tensor]:
+def _learn(folder: Path, *, until: int, processes: int = 1) -> dict[str, Tensor]:
     torch.manual_seed(0)
     net = nn.Linear(3, 3)
     plan = Plan(steps=8, rate=0.1, warmup=2, average=0.9)
@@ -24,7 +27,7 @@ def _learn(folder: Path, *, until: int) -> dict[str, Tensor]:
         return net(torch.randn(4, 3, generator=generator)).pow(2).mean()
 
     try:
-        best = train({"net": net}, loss, plan, folder / "net.pt", save_every_seconds=0)
+        best = train({"net": net}, loss, plan, folder / "net.pt", save_every_seconds=0, processes=processes)
     except KeyboardInterrupt:
         return {}
     return dict(best["net"].state_dict())
@@ -36,6 +39,52 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
     resumed = _learn(tmp_path / "stopped", until=99)
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+
+
+def test_two_processes_take_the_step_that_the_mean_of_their_gradients_asks_for() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    with split_over_cores(2) as rank:
+        (weight * torch.tensor([1.0, 10.0]) * (rank + 1)).sum().backward()
+        average_gradients([weight])
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1.5, 15.0]
+
+
+def test_a_training_on_two_processes_can_be_stopped_and_resumed(tmp_path: Path) -> None:
+    whole = _learn(tmp_path / "whole", until=99, processes=2)
+    assert _learn(tmp_path / "stopped", until=5, processes=2) == {}
+    resumed = _learn(tmp_path / "stopped", until=99, processes=2)
+    alone = _learn(tmp_path / "alone", until=99)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+        assert not torch.equal(alone[name], tensor)  # the second process has seen other pictures
+
+
+def test_a_process_that_fails_ends_the_training_with_an_error() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+
+    def learn() -> None:
+        with split_over_cores(2) as rank:
+            if rank:
+                raise ValueError
+            weight.sum().backward()
+            average_gradients([weight])
+
+    with pytest.raises(RuntimeError):
+        learn()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_face_counts_most_where_it_is_and_every_picture_the_same() -> None:
+    seed = next(seed for seed in range(50) if any(build_example(seed, width=128, height=128).face_box))
+    box = build_example(seed, width=128, height=128).face_box
+    weights = face_weights(np.array([box, (0, 0, 0, 0)], np.float32), 16, 16, cell_px=8)
+    row, column = np.unravel_index(weights[0].argmax(), (16, 16))
+    x0, y0, x1, y1 = (side / 8 for side in box)
+    assert x0 < column + 0.5 < x1
+    assert y0 < row + 0.5 < y1
+    assert weights.mean((1, 2)) == pytest.approx(1)
+    assert (weights[1] == 1).all()
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:

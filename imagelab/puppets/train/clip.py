@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from imagelab.puppets.train.dataset import render_bucket
-from imagelab.puppets.train.loop import Plan, train
+from imagelab.puppets.train.loop import Plan, mixed_precision, train
 from imagelab.puppets.train.text import CONTEXT, token_ids
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def train_clip(tokenizer: CLIPTokenizer, folder: Path, *, plan: Plan = PLAN) -> 
         pictures = np.ascontiguousarray(split.images[pick.numpy()])
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = x * (0.9 + 0.2 * torch.rand(BATCH, 1, 1, 1, generator=generator))
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), mixed_precision():
             found: Tensor = model(input_ids=ids[pick], pixel_values=x, return_loss=True).loss
         return found.float()
 

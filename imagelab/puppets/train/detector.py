@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from imagelab.puppets.render import STYLES, render
-from imagelab.puppets.train.loop import Plan, train
+from imagelab.puppets.train.loop import Plan, mixed_precision, train
 from imagelab.puppets.world import sample_scene
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _targets(boxes: Tensor, landmarks: Tensor, stride: int) -> tuple[Tensor, Ten
 def detection_loss(net: Detector, x: Tensor, boxes: Tensor, landmarks: Tensor) -> Tensor:
     """Return focal loss on scores plus L1 on boxes and landmarks of the cells that answer for a face."""
     total = torch.zeros(())
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         levels = net.maps(x)
     for stride, (logit, box, points) in zip(STRIDES, levels, strict=True):
         score_t, box_t, points_t = _targets(boxes, landmarks, stride)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagelab.puppets.render import render
 from imagelab.puppets.train.detector import SIDE_PX, STRIDES
-from imagelab.puppets.train.story import training_story
+from imagelab.puppets.train.story import read_story
 from imagelab.puppets.world import CHARACTERS, HELD_OUT_SEED, Figure, Scene
 
 if TYPE_CHECKING:
@@ -76,7 +76,12 @@ def write_checksums(folder: Path) -> None:
 
 
 def install(work: Path, weights: Path) -> None:
-    """Copy finished models and the story of their training over the package's, and write the checksums anew."""
+    """Copy finished models over the package's, add the story of their training, and write the checksums anew."""
+    story = read_story(work, weights)
     shutil.copytree(work / "out", weights, dirs_exist_ok=True)
-    (weights / "training.json").write_text(json.dumps(training_story(work), indent=1) + "\n")
+    for path in (weights / "base").glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # diffusers writes where a model was loaded from: a folder of this machine
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (weights / "training.json").write_text(json.dumps(story, indent=1) + "\n")
     write_checksums(weights)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from imagelab.puppets.render import render
 from imagelab.puppets.train.base import NOISE, Latents, denoising_loss, encode_pictures
-from imagelab.puppets.train.dataset import BUCKETS, Split
+from imagelab.puppets.train.dataset import BUCKETS, Split, face_box
 from imagelab.puppets.train.loop import Plan, train
 from imagelab.puppets.train.text import token_ids
 from imagelab.puppets.world import CHARACTERS, Scene, describe, sample_caption, sample_scene
@@ -71,16 +71,18 @@ def render_concept(concept: Concept) -> dict[str, Split]:
     splits, seed = {}, concept.first_seed
     for name, count in PICTURES.items():
         bucket = BUCKETS[name]
-        images, captions = [], []
+        images, captions, boxes = [], [], []
         for _ in range(count):
             rng = np.random.default_rng(seed)
             scene = concept.sample(rng)
             subject = concept.trigger if rng.random() < 0.5 else f"{concept.trigger}, {concept.words}"
             captions.append(sample_caption(scene, rng, subject=subject))
-            images.append(render(scene, width=bucket.width, height=bucket.height).image)
+            drawn = render(scene, width=bucket.width, height=bucket.height)
+            images.append(drawn.image)
+            boxes.append(face_box(drawn))
             seed += 1
         time_ids = np.tile([bucket.height, bucket.width, 0, 0, bucket.height, bucket.width], (count, 1))
-        splits[name] = Split(np.stack(images), captions, time_ids)
+        splits[name] = Split(np.stack(images), captions, time_ids, np.array(boxes, np.float32))
     return splits
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812  torch's own habit
 
 from imagelab.puppets.oracle import Oracle, labels_of
 from imagelab.puppets.train.dataset import BUCKETS, render_bucket, scene_of
-from imagelab.puppets.train.loop import Plan, train
+from imagelab.puppets.train.loop import Plan, mixed_precision, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def train_oracle(folder: Path, *, plan: Plan = PLAN) -> Oracle:
             side = int(64 + 60 * torch.rand(1, generator=generator).item())
             small = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
             x = F.interpolate(small, (128, 128), mode="bilinear")
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             found = net(x)
         wanted = labels[pick].T
         losses = [F.cross_entropy(f.float(), w, ignore_index=-1) for f, w in zip(found, wanted, strict=True)]

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from imagelab.puppets.render import STYLES, render
-from imagelab.puppets.train.loop import Plan, train
+from imagelab.puppets.train.loop import Plan, mixed_precision, train
 from imagelab.puppets.world import sample_identity, sample_scene
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def train_recogniser(folder: Path, *, workers: int | None = None, plan: Plan = P
         view = torch.randint(VIEWS, (BATCH,), generator=generator)
         x = torch.from_numpy(crops[who.numpy(), view.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = degrade(x, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             embedding = net(x)
         cosine = F.normalize(embedding.float()) @ F.normalize(classes.weight).T
         angle = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))

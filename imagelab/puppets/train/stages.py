@@ -24,37 +24,37 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _data(work: Path) -> None:
+def _data(work: Path, _: Path | None) -> None:
     for name in BUCKETS:
         render_bucket(name, work / "data")
 
 
-def _vae(work: Path) -> None:
-    train_vae(work).save_pretrained(work / "vae")
+def _vae(work: Path, start: Path | None) -> None:
+    train_vae(work, start=start and start / "base" / "vae").save_pretrained(work / "vae")
 
 
-def _base(work: Path) -> None:
-    pipe = train_base(AutoencoderKL.from_pretrained(work / "vae"), work)
+def _base(work: Path, start: Path | None) -> None:
+    pipe = train_base(AutoencoderKL.from_pretrained(work / "vae"), work, start=start and start / "base")
     pipe.to(torch.float16).save_pretrained(work / "out" / "base")
 
 
-def _decoder(work: Path) -> None:
+def _decoder(work: Path, start: Path | None) -> None:
     """Improve the decoder after the UNet: latents stay what they were."""
-    polished = polish_decoder(AutoencoderKL.from_pretrained(work / "vae"), work)
+    polished = polish_decoder(AutoencoderKL.from_pretrained(work / "vae"), work, start=start)
     scale = AutoencoderKL.load_config(work / "out" / "base" / "vae")["scaling_factor"]
     polished.register_to_config(scaling_factor=scale)
     polished.to(torch.float16).save_pretrained(work / "out" / "base" / "vae")
 
 
-def _recogniser(work: Path) -> None:
+def _recogniser(work: Path, _: Path | None) -> None:
     export_recogniser(train_recogniser(work), work / "out" / "face" / "recogniser.onnx")
 
 
-def _detector(work: Path) -> None:
+def _detector(work: Path, _: Path | None) -> None:
     export_detector(train_detector(work), work / "out" / "face" / "detector.onnx")
 
 
-def _clip(work: Path) -> None:
+def _clip(work: Path, _: Path | None) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     model = train_clip(tokenizer, work)
     folder = work / "out" / "clip"
@@ -63,13 +63,13 @@ def _clip(work: Path) -> None:
     build_processor().save_pretrained(folder)
 
 
-def _oracle(work: Path) -> None:
+def _oracle(work: Path, _: Path | None) -> None:
     path = work / "out" / "evaluation" / "oracle.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(train_oracle(work).state_dict(), path)
 
 
-def _loras(work: Path) -> None:
+def _loras(work: Path, _: Path | None) -> None:
     pipe = StableDiffusionXLPipeline.from_pretrained(work / "out" / "base", dtype=torch.float32)
     for name in CONCEPTS:
         path = work / "out" / "loras" / f"{name}.safetensors"
@@ -77,11 +77,11 @@ def _loras(work: Path) -> None:
             save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, path)
 
 
-def _references(work: Path) -> None:
+def _references(work: Path, _: Path | None) -> None:
     export_references(work / "out" / "references")
 
 
-STAGES: dict[str, Callable[[Path], None]] = {
+STAGES: dict[str, Callable[[Path, Path | None], None]] = {
     "data": _data,
     "vae": _vae,
     "base": _base,
@@ -95,11 +95,14 @@ STAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def build(work: Path, stages: Iterable[str] = tuple(STAGES)) -> None:
-    """Run stages in the folder `work`; one that is done is skipped, one that was stopped goes on."""
+def build(work: Path, stages: Iterable[str] = tuple(STAGES), *, start: Path | None = None) -> None:
+    """Run stages in the folder `work`; one that is done is skipped, one that was stopped goes on.
+
+    VAE, base and decoder start from the weights in `start`, or from nothing.
+    """
     work.mkdir(parents=True, exist_ok=True)
     for stage in stages:
         done = work / f"{stage}.done"
         if not done.exists():
-            STAGES[stage](work)
+            STAGES[stage](work, start)
             done.touch()

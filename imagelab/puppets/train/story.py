@@ -22,6 +22,6 @@ def training_story(work: Path, points: int = 60) -> Story:
 
 
 def read_story(work: Path, weights: Path) -> Story:
-    """Return the story of the trainings in `work`, or, where there are none, that of the shipped weights."""
+    """Return the story of the shipped weights, with what was trained in `work` in place of its own."""
     shipped: Story = json.loads((weights / "training.json").read_text())
-    return training_story(work) or shipped
+    return dict(sorted((shipped | training_story(work)).items()))

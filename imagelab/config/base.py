@@ -1,8 +1,7 @@
 """The vocabulary that the four schemas share: strict types, names, sizes and where a model comes from."""
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -12,14 +11,12 @@ from pydantic import (
     PrivateAttr,
     Strict,
     StringConstraints,
-    WithJsonSchema,
-    model_validator,
 )
 
 from imagelab.errors import UnknownNameError
 
 # The charset of Civitai's <lora:NAME:WEIGHT> reader: a wider one would write infotext that can't be read back.
-NAME = r"^[A-Za-z0-9_.-]+$"
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 # Relative, with forward slashes: no "..", "~", drive, backslash, URL or hidden file can be written with it.
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.+ ()-]*"
 RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
@@ -29,7 +26,7 @@ HUB_REPO = r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"
 HUB_REVISION = r"^[0-9a-f]{40}$"
 
 PATTERNS_IN_WORDS = {
-    NAME: "made of letters, digits and _ . - only",
+    NAME: "made of letters, digits and _ . - only, not beginning with . or -",
     RELATIVE_PATH: "a relative path with forward slashes, without .. or ~",
     SAFETENSORS_FILE: "a relative path to a .safetensors file",
     SHA256: "64 lower-case hex digits",
@@ -48,18 +45,6 @@ SizePx = Annotated[tuple[SidePx, SidePx], Strict(strict=False)]  # [width, heigh
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=-2, le=2)]  # of a LoRA; negative ones are in use ("detail sliders")
 Positive = Annotated[float, Field(gt=0)]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError("must be a number, text, true or false")  # noqa: TRY004  pydantic turns only ValueError into a located problem
-    return value
-
-
-# What a YAML scalar can say and a constructor can take: never a list, a mapping or a dotted path to code.
-Plain = Annotated[Any, AfterValidator(_plain), WithJsonSchema({"type": ["boolean", "number", "string"]})]
 
 
 class Config(BaseModel):
@@ -125,12 +110,3 @@ class Source(Config):
     """One .safetensors file under the model root."""
     hub: HubModel | None = None
     """Snapshot in the local Hugging Face cache; nothing is downloaded behind your back."""
-
-    @model_validator(mode="after")
-    def _has_one_origin(self) -> Self:
-        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"must name exactly one of package, folder, single_file, hub; names {' and '.join(given) or 'none'}"
-            )
-        return self

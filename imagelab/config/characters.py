@@ -34,7 +34,7 @@ class Character(Entry):
     references: dict[Name, Source] = Field(default_factory=dict)
     """Profile: folder of pictures that show them."""
     scenes: dict[Name, Text] = Field(default_factory=dict)
-    """Scene preset: its prompt text."""
+    """Scene preset: its prompt text, which a scene description of just that name stands for."""
     thresholds: Thresholds
 
 

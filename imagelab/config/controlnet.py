@@ -1,10 +1,11 @@
 """Schema of `controlnet_config.yaml`: the five kinds of control."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
-from imagelab.config.base import Config, Entry, Fraction, Name, Plain, Positive, Source, name_entries
+from imagelab.config.base import Config, Entry, Fraction, Name, Positive, Source, name_entries
+from imagelab.config.options import PREPROCESSOR_PARAMS, for_editors
 
 ControlType = Literal["pose", "canny", "depth", "seg", "normal"]
 PreprocessorName = Literal["openpose", "canny", "depth_anything", "segformer", "normal_bae"]
@@ -13,8 +14,10 @@ PreprocessorName = Literal["openpose", "canny", "depth_anything", "segformer", "
 class Preprocessor(Config):
     """What makes a control map of a picture."""
 
+    model_config = ConfigDict(json_schema_extra=for_editors(PREPROCESSOR_PARAMS, "name", "params"))
+
     name: PreprocessorName
-    params: dict[Name, Plain] = Field(default_factory=dict)
+    params: dict[Name, Any] = Field(default_factory=dict)  # which ones, the name decides: cross_checks
 
 
 class Control(Entry):
@@ -32,12 +35,6 @@ class Control(Entry):
     """Fraction of the steps after which it lets go."""
     vram_gib: Positive
     """Estimate of what the model adds."""
-
-    @model_validator(mode="after")
-    def _starts_before_it_ends(self) -> Self:
-        if self.guidance_start >= self.guidance_end:
-            raise ValueError(f"guidance_start {self.guidance_start} must be below guidance_end {self.guidance_end}")
-        return self
 
 
 class ControlNetConfig(Config):

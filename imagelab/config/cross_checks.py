@@ -1,8 +1,14 @@
-"""What one schema can't see: names that another table must hold, sizes that the profile's limits must admit."""
+"""What one schema can't see: names that another table must hold, values that must fit each other.
 
-from collections.abc import Iterator
+The rules look at the files as they were read, so that a fault elsewhere hides none of theirs.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from imagelab.config.base import Source
+from imagelab.config.faults import validate
+from imagelab.config.options import PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
 from imagelab.config.yaml_file import Document
 from imagelab.errors import nearest_name, shorten
 
@@ -19,6 +25,7 @@ REFERENCES: tuple[tuple[str, str, str, str, str], ...] = (
     (_SDXL, "profiles.*.quality_presets.*.scheduler", "scheduler", _SDXL, "schedulers"),
     (_SDXL, "profiles.*.quality_presets.*.size", "size", _SDXL, "profiles.{0}.sizes"),
     (_LORAS, "loras.*.files.<key>", "profile", _SDXL, "profiles"),
+    (_LORAS, "loras.*.sha256.<key>", "key of files", _LORAS, "loras.{0}.files"),
     (_LORAS, "combinations.*.loras.*.name", "LoRA", _LORAS, "loras"),
     (_CONTROLS, "controls.*.models.<key>", "profile", _SDXL, "profiles"),
     (_CHARACTERS, "characters.*.loras.*.name", "LoRA", _LORAS, "loras"),
@@ -26,9 +33,40 @@ REFERENCES: tuple[tuple[str, str, str, str, str], ...] = (
     (_CHARACTERS, "characters.*.references.<key>", "profile", _SDXL, "profiles"),
 )
 
+# Every place of a source, and whether one file will do there; elsewhere it is a folder.
+SOURCES: tuple[tuple[str, str, bool], ...] = (
+    (_SDXL, "profiles.*.base", True),
+    (_SDXL, "profiles.*.vae", False),
+    (_SDXL, "profiles.*.loras", False),
+    (_SDXL, "profiles.*.face.source", False),
+    (_SDXL, "profiles.*.clip", False),
+    (_CONTROLS, "controls.*.models.*", False),
+    (_CHARACTERS, "characters.*.references.*", False),
+)
 
-def check_references(documents: dict[str, Document]) -> None:
-    """Add a problem for each name that isn't in its table, however broken the rest of the files is."""
+# Every place of options: (file, path, key of the name that decides which there are, key of the options, by name)
+OPTIONS = (
+    (_SDXL, "schedulers.*", "class_name", "kwargs", SCHEDULER_KWARGS),
+    (_CONTROLS, "controls.*.preprocessor", "name", "params", PREPROCESSOR_PARAMS),
+)
+
+
+def check_across(documents: dict[str, Document]) -> None:
+    """Add a problem for each rule that is broken, however broken the rest of the files is."""
+    _check_references(documents)
+    _check_sources(documents)
+    _check_options(documents)
+    _check_spacings(documents[_SDXL])
+    _check_sizes(documents[_SDXL])
+    _check_guidance(documents[_CONTROLS])
+    _check_named_once(documents[_LORAS], "combinations")
+    _check_named_once(documents[_CHARACTERS], "characters")
+    _check_combination_names(documents[_LORAS])
+    _check_triggers(documents)
+
+
+def _check_references(documents: dict[str, Document]) -> None:
+    """Each name must be in its table."""
     for file, pattern, kind, target_file, target in REFERENCES:
         document = documents[file]
         for path, name in _walk(document.data, pattern.split(".")):
@@ -44,7 +82,7 @@ def check_references(documents: dict[str, Document]) -> None:
 
 
 def _walk(
-    value: object, pattern: list[str], path: tuple[str | int, ...] = ()
+    value: object, pattern: Sequence[str], path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], object]]:
     """Yield (path, value) of everything that `pattern` matches, whatever else is wrong with the data."""
     if not pattern:
@@ -63,16 +101,99 @@ def _walk(
             yield from _walk(child, rest, (*path, key))
 
 
-def check_sizes(document: Document) -> None:
-    """Add a problem for each named size that the size limits of its own profile exclude."""
-    for (_, profile, _), limits in _walk(document.data, ["profiles", "*", "size_limits"]):
-        if not isinstance(limits, dict):
+def _check_sources(documents: dict[str, Document]) -> None:
+    """A source must have exactly one origin, and be a folder where one file won't do."""
+    for file, pattern, may_be_file in SOURCES:
+        document = documents[file]
+        for path, source in _walk(document.data, pattern.split(".")):
+            if not isinstance(source, dict):
+                continue
+            # What couldn't be read and unknown keys count: they are what was meant, and reported already.
+            given = [key for key, value in source.items() if value is not None or (*path, key) in document.unread]
+            if len(given) != 1 and path not in document.unread:
+                origins = ", ".join(key for key in Source.model_fields if key != "single_file" or may_be_file)
+                document.add(path, f"must name exactly one of {origins}; names {' and '.join(given) or 'none'}")
+            if "single_file" in given and not may_be_file:
+                document.add((*path, "single_file"), "must be a folder, which package, folder or hub can name")
+
+
+def _check_options(documents: dict[str, Document]) -> None:
+    """Options must be those of the class or the preprocessor that they are for."""
+    for file, pattern, name_key, options_key, schemas in OPTIONS:
+        for path, entry in _walk(documents[file].data, pattern.split(".")):
+            for name, schema in schemas.items():
+                if isinstance(entry, dict) and entry.get(name_key) == name and isinstance(entry.get(options_key), dict):
+                    validate(documents[file], schema, entry[options_key], (*path, options_key))
+
+
+def _check_spacings(document: Document) -> None:
+    """A scheduler can spread its steps in one way only."""
+    for path, kwargs in _walk(document.data, ["schedulers", "*", "kwargs"]):
+        chosen = [key for key in SPACINGS if isinstance(kwargs, dict) and kwargs.get(key) is True]
+        if len(chosen) > 1:
+            document.add(path, f"must have only one of {' and '.join(chosen)}")
+
+
+def _check_sizes(document: Document) -> None:
+    """Each named size must be within the size limits of its own profile."""
+    for path, profile in _walk(document.data, ["profiles", "*"]):
+        limits = profile.get("size_limits") if isinstance(profile, dict) else None
+        if not isinstance(profile, dict) or not isinstance(limits, dict):
             continue
         low, high, multiple = limits.get("min_px"), limits.get("max_px"), limits.get("multiple_px", 8)
         if not (type(low) is int and type(high) is int and type(multiple) is int and multiple > 0):
             continue
-        for path, side in _walk(document.data, ["profiles", str(profile), "sizes", "*", "*"]):
+        if low > high:
+            document.add((*path, "size_limits", "min_px"), f"must be ≤ max_px, which is {high}", value=shorten(low))
+            continue
+        for place, side in _walk(profile.get("sizes"), ["*", "*"], (*path, "sizes")):
             fits = type(side) is not int or (low <= side <= high and side % multiple == 0)
-            if not fits and not document.has_problem_at(path):
+            if not fits and not document.has_problem_at(place):
                 message = f"must be a multiple of {multiple} between {low} and {high} (the profile's size_limits)"
-                document.add(path, message, value=shorten(side))
+                document.add(place, message, value=shorten(side))
+
+
+def _check_guidance(document: Document) -> None:
+    """A control must set in before it lets go."""
+    for path, control in _walk(document.data, ["controls", "*"]):
+        if not isinstance(control, dict):
+            continue
+        start, end = control.get("guidance_start", 0.0), control.get("guidance_end", 1.0)
+        if type(start) in {int, float} and type(end) in {int, float} and start >= end:
+            document.add(path, f"guidance_start {start} must be below guidance_end {end}")
+
+
+def _check_named_once(document: Document, table: str) -> None:
+    """A list of LoRAs must name each one once."""
+    for path, choices in _walk(document.data, [table, "*", "loras"]):
+        seen = []
+        for place, name in _walk(choices, ["*", "name"], path):
+            if name in seen:
+                document.add(place, "names {value} a second time: one weight each", value=shorten(name))
+            seen.append(name)
+
+
+def _check_combination_names(document: Document) -> None:
+    """A combination must not be named like a LoRA, in whose place it is asked for."""
+    loras = {name for _, name in _walk(document.data, ["loras", "<key>"])}
+    for path, name in _walk(document.data, ["combinations", "<key>"]):
+        if name in loras:
+            document.add(path, "is the name of a LoRA already")
+
+
+def _check_triggers(documents: dict[str, Document]) -> None:
+    """A character must be called by a word of their LoRAs, if these have any."""
+    loras = documents[_LORAS].data
+    for path, character in _walk(documents[_CHARACTERS].data, ["characters", "*"]):
+        if not isinstance(character, dict):
+            continue
+        names = [name for _, name in _walk(character.get("loras"), ["*", "name"]) if isinstance(name, str)]
+        words = [word for name in names for _, word in _walk(loras, ["loras", name, "trigger_words", "*"])]
+        trigger = character.get("trigger")
+        if isinstance(trigger, str) and words and trigger not in words:
+            known = tuple(word for word in words if isinstance(word, str))
+            message = "{value} is no trigger word of their LoRAs"
+            nearest = nearest_name(trigger, known)
+            documents[_CHARACTERS].add(
+                (*path, "trigger"), message, value=shorten(trigger), nearest=nearest, known=known
+            )

@@ -1,7 +1,9 @@
 """Say what pydantic found wrong in our words, with the nearest name that would have been right."""
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from imagelab.config.base import PATTERNS_IN_WORDS, Config
 from imagelab.config.yaml_file import Document
@@ -15,6 +17,9 @@ _MESSAGES = {  # pydantic's error type: the same in our words
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
     "dict_type": "must be a mapping (lines of key: value)",
     "model_type": "must be a mapping (lines of key: value)",
     "tuple_type": "must be a list",
@@ -25,15 +30,27 @@ _MESSAGES = {  # pydantic's error type: the same in our words
     "multiple_of": "must be a multiple of {multiple_of}",
     "literal_error": "must be one of {expected}",
     "string_pattern_mismatch": "must be {words}",
-    "value_error": "{error}",
 }
 
+ConfigT = TypeVar("ConfigT", bound=Config)
+Place = tuple[str | int, ...]
 
-def add_fault(document: Document, schema: type[Config], fault: Any) -> None:
+
+def validate(document: Document, schema: type[ConfigT], value: object, place: Place = ()) -> ConfigT | None:
+    """Return what stands at `place` of the document as its schema has it, or None after adding what is wrong."""
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            _add_fault(document, schema, fault, place)
+    return None
+
+
+def _add_fault(document: Document, schema: type[Config], fault: Any, place: Place) -> None:
     """Add one of pydantic's `ErrorDetails` to the document's problems."""
     kind, value = fault["type"], fault["input"]
     path = tuple(step for step in fault["loc"] if step != "[key]")
-    if document.has_problem_at(path):  # what the YAML reader refused has no value to judge
+    if (*place, *path) in document.unread:
         return
     known: tuple[str, ...] = ()
     if kind == "extra_forbidden":
@@ -44,7 +61,7 @@ def add_fault(document: Document, schema: type[Config], fault: Any) -> None:
     context = fault.get("ctx", {})
     words = PATTERNS_IN_WORDS.get(context.get("pattern"))
     document.add(
-        path,
+        (*place, *path),
         _MESSAGES[kind].format(**context, words=words) if kind in _MESSAGES else fault["msg"],
         value="" if kind == "missing" or isinstance(value, dict) else shorten(value),
         nearest=nearest_name(value, known),

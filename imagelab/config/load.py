@@ -2,21 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from imagelab.config.base import Config
 from imagelab.config.characters import CharacterPresets
 from imagelab.config.configs import Configs
 from imagelab.config.controlnet import ControlNetConfig
-from imagelab.config.cross_checks import check_references, check_sizes
-from imagelab.config.faults import add_fault
+from imagelab.config.cross_checks import check_across
+from imagelab.config.faults import ConfigT, validate
 from imagelab.config.loras import LoraRegistry
 from imagelab.config.paths import configs_root
 from imagelab.config.sdxl import SdxlConfig
 from imagelab.config.yaml_file import Document, read_yaml
-from imagelab.errors import ConfigError
+from imagelab.errors import ConfigError, Problem
 
 SCHEMAS: dict[str, type[Config]] = {
     "sdxl_config": SdxlConfig,
@@ -24,8 +21,6 @@ SCHEMAS: dict[str, type[Config]] = {
     "controlnet_config": ControlNetConfig,
     "character_presets": CharacterPresets,
 }
-
-ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def load_configs(root: str | os.PathLike[str] | None = None) -> Configs:
@@ -37,16 +32,18 @@ def load_configs(root: str | os.PathLike[str] | None = None) -> Configs:
     'luca'
     """
     folder = configs_root(root)
-    documents = {file: read_yaml(folder / f"{file}.yaml", _shown(folder / f"{file}.yaml")) for file in SCHEMAS}
+    documents = {file: _read(folder, file) for file in SCHEMAS}
     sdxl = _validate(documents["sdxl_config"], SdxlConfig)
     lora_registry = _validate(documents["lora_registry"], LoraRegistry)
     controlnet = _validate(documents["controlnet_config"], ControlNetConfig)
     character_presets = _validate(documents["character_presets"], CharacterPresets)
-    check_references(documents)
-    check_sizes(documents["sdxl_config"])
-    problems = tuple(problem for document in documents.values() for problem in document.problems)
+    check_across(documents)
+    problems = [problem for document in documents.values() for problem in document.problems]
+    for file, document in documents.items():
+        if document.problems and document.data is not None:
+            problems += _problems_of_duplicates(folder, file)
     if problems or sdxl is None or lora_registry is None or controlnet is None or character_presets is None:
-        raise ConfigError(problems)
+        raise ConfigError(tuple(dict.fromkeys(problems)))
     return Configs(
         root=folder,
         sdxl=sdxl,
@@ -56,17 +53,18 @@ def load_configs(root: str | os.PathLike[str] | None = None) -> Configs:
     )
 
 
-def _shown(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+def _read(folder: Path, file: str, *, last: bool = False) -> Document:
+    path, here = folder / f"{file}.yaml", Path.cwd()
+    return read_yaml(path, str(path.relative_to(here) if path.is_relative_to(here) else path), last=last)
 
 
 def _validate(document: Document, schema: type[ConfigT]) -> ConfigT | None:
-    if document.data is None:  # nothing could be read: that is reported already
-        return None
-    try:
-        return schema.model_validate(document.data)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            add_fault(document, schema, fault)
-    return None
+    # Of no data it is reported already that nothing could be read.
+    return None if document.data is None else validate(document, schema, document.data)
+
+
+def _problems_of_duplicates(folder: Path, file: str) -> list[Problem]:
+    """Return what the first reading saw and, where a key is given twice, also what is wrong with its last value."""
+    document = _read(folder, file, last=True)
+    _validate(document, SCHEMAS[file])
+    return document.problems

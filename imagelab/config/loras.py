@@ -1,8 +1,8 @@
 """Schema of `lora_registry.yaml`: the LoRAs by name, and combinations of them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, Strict, model_validator
+from pydantic import Field, Strict
 
 from imagelab.config.base import Config, Entry, Name, SafetensorsFile, Sha256, Table, Text, Weight
 
@@ -18,14 +18,7 @@ class LoraChoice(Config):
     """Replaces the LoRA's default weight."""
 
 
-def _once_each(choices: tuple[LoraChoice, ...]) -> tuple[LoraChoice, ...]:
-    names = [choice.name for choice in choices]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"names {', '.join(twice)} more than once: one weight each")
-    return choices
-
-
-LoraChoices = Annotated[tuple[LoraChoice, ...], Strict(strict=False), AfterValidator(_once_each)]
+LoraChoices = Annotated[tuple[LoraChoice, ...], Strict(strict=False)]
 
 
 class Lora(Entry):
@@ -46,15 +39,9 @@ class Lora(Entry):
     source: Text
     """Where it comes from, or how it was made."""
 
-    @model_validator(mode="after")
-    def _hashes_belong_to_files(self) -> Self:
-        if stray := sorted(set(self.sha256) - set(self.files)):
-            raise ValueError(f"sha256 names profiles that have no file here: {', '.join(stray)}")
-        return self
-
 
 class Combination(Entry):
-    """Several LoRAs that are known to work together."""
+    """Several LoRAs that are known to work together, asked for by one name."""
 
     description: Text
     loras: Annotated[LoraChoices, Field(min_length=1)]

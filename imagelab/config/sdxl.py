@@ -1,15 +1,14 @@
 """Schema of `sdxl_config.yaml`: profiles, presets, schedulers, prompt templates."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from imagelab.config.base import (
     Config,
     Entry,
     Fraction,
     Name,
-    Plain,
     Positive,
     SidePx,
     SizePx,
@@ -18,6 +17,7 @@ from imagelab.config.base import (
     Text,
     pick,
 )
+from imagelab.config.options import SCHEDULER_KWARGS, for_editors
 from imagelab.errors import InvalidValueError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -81,8 +81,8 @@ class MemoryPolicy(Config):
     """Decode a batch picture by picture."""
     vae_tiling: bool
     """Decode a picture tile by tile."""
-    vae_tile_px: SidePx
-    """Side of a tile; must be below the picture's, or nothing is tiled."""
+    vae_tile_px: Annotated[SidePx, Field(multiple_of=32)]
+    """Side of a tile; must be below the picture's, or nothing is tiled. diffusers cuts other tiles to a wrong size."""
 
 
 class LatencySeconds(Config):
@@ -167,8 +167,10 @@ class Profile(Entry):
 class Scheduler(Entry):
     """A diffusers scheduler by name."""
 
+    model_config = ConfigDict(json_schema_extra=for_editors(SCHEDULER_KWARGS, "class_name", "kwargs"))
+
     class_name: SchedulerClass
-    kwargs: dict[Name, Plain] = Field(default_factory=dict)
+    kwargs: dict[Name, Any] = Field(default_factory=dict)  # which ones, the class decides: cross_checks
     """Overrides of the configuration that the base weights bring."""
     sampler: Text
     """What A1111 infotext calls it."""

@@ -52,6 +52,7 @@ class Document:
     data: object = None  # None when nothing could be read
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unread: set[tuple[str | int, ...]] = field(default_factory=set)  # where something is missing from `data`
 
     def add(
         self,
@@ -71,13 +72,25 @@ class Document:
             Problem(file=self.file, path=dotted, message=message, value=value, nearest=nearest, known=known, line=line)
         )
 
+    def refuse(self, path: tuple[str | int, ...], message: str, *, value: str = "", line: int | None = None) -> None:
+        """Record a problem that keeps something there from being read: no schema has a value to judge."""
+        self.unread.add(path)
+        self.add(path, message, value=value, line=line)
+
     def has_problem_at(self, path: tuple[str | int, ...]) -> bool:
         """Tell whether something is known to be wrong there."""
         return any(problem.path == ".".join(map(str, path)) for problem in self.problems)
 
+    def forget_lines(self, path: tuple[str | int, ...]) -> None:
+        """Forget where everything there stands."""
+        self.lines = {place: line for place, line in self.lines.items() if place[: len(path)] != path}
 
-def read_yaml(path: Path, shown_as: str) -> Document:
-    """Read one file; its faults, down to a missing file, are in the document's `problems`."""
+
+def read_yaml(path: Path, shown_as: str, *, last: bool = False) -> Document:
+    """Read one file; its faults, down to a missing file, are in the document's `problems`.
+
+    Of a key that is given twice, which is a fault, it reads the first value or the `last`.
+    """
     document = Document(shown_as)
     try:
         root = yaml.compose(_text(path), Loader=_Loader)
@@ -98,7 +111,7 @@ def read_yaml(path: Path, shown_as: str) -> Document:
         elif not isinstance(root, yaml.MappingNode):
             document.add((), "must be a mapping (lines of key: value) at the top level")
         else:
-            document.data = _Builder(document).value(root, ())
+            document.data = _Builder(document, last=last).value(root, ())
     return document
 
 
@@ -113,18 +126,18 @@ def _text(path: Path) -> str:
 class _Builder:
     """Turns nodes into plain values, noting the line of each."""
 
-    def __init__(self, document: Document) -> None:
-        self._document = document
+    def __init__(self, document: Document, *, last: bool) -> None:
+        self._document, self._last = document, last
         self._seen: set[int] = set()
 
     def value(self, node: yaml.Node, path: tuple[str | int, ...]) -> object:
         self._document.lines.setdefault(path, node.start_mark.line + 1)
         if id(node) in self._seen:  # each alias is the anchored node itself: following them is how bombs go off
-            self._document.add(path, "aliases (*name) aren't supported: repeat the value")
+            self._document.refuse(path, "aliases (*name) aren't supported: repeat the value")
             return None
         self._seen.add(id(node))
         if node.tag not in _TAGS:
-            self._document.add(path, "tags (!…) aren't supported", value=shorten(node.tag))
+            self._document.refuse(path, "tags (!…) aren't supported", value=shorten(node.tag))
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -134,17 +147,22 @@ class _Builder:
 
     def _mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, object]:
         mapping: dict[str, object] = {}
+        first: dict[str, int] = {}  # the line of each key
         for key_node, child in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
             if key_node.tag != _TAG + "str":
                 shown = key if isinstance(key, str) else key_node.id
-                self._document.add(path, "keys must be text (quote it)", value=shorten(shown), line=line)
+                self._document.refuse(path, "keys must be text (quote it)", value=shorten(shown), line=line)
             elif key == "<<" and key_node.style is None:
-                self._document.add(path, "merge keys (<<) aren't supported: repeat the keys", line=line)
-            elif key in mapping:
-                first = self._document.lines[(*path, key)]
-                self._document.add((*path, key), f"duplicate key, first given on line {first}", line=line)
+                self._document.refuse(path, "merge keys (<<) aren't supported: repeat the keys", line=line)
             else:
+                if key in mapping:
+                    message = f"duplicate key, first given on line {first[key]}"
+                    self._document.add((*path, key), message, line=line)
+                    if not self._last:
+                        continue
+                    self._document.forget_lines((*path, key))
+                first.setdefault(key, line)
                 self._document.lines[(*path, key)] = line
                 mapping[key] = self.value(child, (*path, key))
         return mapping
@@ -153,5 +171,5 @@ class _Builder:
         try:
             return _READERS[node.tag](node.value)
         except (KeyError, ValueError):  # "!!int abc", "!!map abc", or an integer of thousands of digits
-            self._document.add(path, "isn't a number", value=shorten(node.value))
+            self._document.refuse(path, "isn't a number", value=shorten(node.value))
             return None

@@ -1,7 +1,7 @@
 """The notebooks: their parameters, running one, and refreshing the outputs that are committed."""
 
 from imagelab.notebooks.parameters import Parameter, check_parameters, read_parameters
-from imagelab.notebooks.paths import find_notebook, list_notebooks, output_folder
+from imagelab.notebooks.paths import find_notebook, list_notebooks, output_folder, store_folder
 from imagelab.notebooks.refresh import refresh
 from imagelab.notebooks.runner import Run, RunPlan, execute, plan_run
 
@@ -17,4 +17,5 @@ __all__ = [
     "plan_run",
     "read_parameters",
     "refresh",
+    "store_folder",
 ]

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from imagelab.config import pick, project_root
-from imagelab.errors import InvalidValueError
+from imagelab.errors import InvalidValueError, NotebookError
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _INTERACTIVE = "interactive"  # the run of whoever executes cells by hand, or nbval
@@ -17,8 +17,16 @@ def list_notebooks() -> dict[str, Path]:
 
 
 def find_notebook(name: str) -> Path:
-    """Return a notebook's path; raises UnknownNameError with the nearest name."""
-    return pick("notebook", list_notebooks(), name.removesuffix(".ipynb"))
+    """Return a notebook's path.
+
+    Raises UnknownNameError with the nearest name, or NotebookError where the project has no notebooks.
+    """
+    notebooks = list_notebooks()
+    if not notebooks:
+        folder = project_root() / "notebooks"
+        fix = "Run this in the project, or set IMAGELAB_ROOT to its folder"
+        raise NotebookError(name, f"there are no notebooks in {folder}", fix)
+    return pick("notebook", notebooks, name.removesuffix(".ipynb"))
 
 
 def run_folder(run_id: str, runs_root: Path | None = None) -> Path:
@@ -27,6 +35,11 @@ def run_folder(run_id: str, runs_root: Path | None = None) -> Path:
         expected = f"up to 64 letters, digits and _ . -, beginning with a letter or digit, and not {_INTERACTIVE!r}"
         raise InvalidValueError("run id", run_id, expected)
     return (runs_root or project_root() / "reports/runs") / run_id
+
+
+def store_folder(store: str | None, output: Path) -> Path:
+    """Return the folder of reference stores: the given one, relative to the project, or one within `output`."""
+    return project_root() / store if store else output / "references"
 
 
 def output_folder(notebook: str, output_dir: str | None) -> Path:

@@ -11,7 +11,8 @@ import yaml
 from imagelab.config import configs_root, load_configs, models_root, project_root
 from imagelab.config.load import SCHEMAS
 from imagelab.config.schema import render_schemas, write_schemas
-from imagelab.errors import ConfigError, InvalidValueError, ProfileError, UnknownNameError
+from imagelab.errors import ConfigError, InvalidValueError, NotebookError, ProfileError, UnknownNameError
+from imagelab.notebooks.paths import find_notebook
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -316,3 +317,32 @@ def test_models_lie_where_the_variable_says_else_in_the_project(tmp_path, monkey
     assert models_root() == tmp_path / "models"
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path / "warehouse"))
     assert models_root() == tmp_path / "warehouse"
+
+
+@pytest.mark.parametrize("variable", ["IMAGELAB_ROOT", "IMAGELAB_MODELS", "IMAGELAB_CONFIGS"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("~nosuchuser/x", "the path of a folder"),
+        ("/" + "x" * 300, "the path of a folder"),
+        ("models", "an absolute path, perhaps '/"),
+    ],
+)
+def test_a_variable_that_is_no_path_is_refused_by_name_and_value(monkeypatch, variable, value, says):
+    find = {"IMAGELAB_ROOT": project_root, "IMAGELAB_MODELS": models_root, "IMAGELAB_CONFIGS": configs_root}[variable]
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidValueError) as caught:
+        find()
+    assert str(caught.value).startswith(f"{variable} must be {says}")
+    assert value[:70] in str(caught.value)
+
+
+def test_a_variable_that_begins_with_a_tilde_is_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("IMAGELAB_MODELS", "~/no-such-folder")
+    assert models_root() == Path.home().resolve() / "no-such-folder"
+
+
+def test_a_project_without_notebooks_names_the_folder_that_was_searched(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path))
+    with pytest.raises(NotebookError, match=f"no notebooks in {tmp_path}/notebooks. Run this .* IMAGELAB_ROOT"):
+        find_notebook("22_filter_batches")

@@ -1,0 +1,80 @@
+"""What each scheduler and each preprocessor can be told beyond its name."""
+
+from collections.abc import Mapping
+from types import NoneType
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from imagelab.config.base import Config, Fraction, SidePx
+
+# How the steps are spread: diffusers refuses two of these, or overlooks one.
+SPACINGS = ("use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas")
+
+_Order = Annotated[int, Field(ge=1, le=3)]
+_Threshold = Annotated[int, Field(ge=0, le=2040)]  # Canny's gradient of 8-bit pixels, |dx| + |dy|, ends there
+
+# Left out is what diffusers takes but SDXL can't use: options of flow models, of models that draw pixels, and those
+# that end UniPC in NaN.
+_ALL: dict[str, Any] = {
+    "beta_start": Fraction,
+    "beta_end": Fraction,
+    "beta_schedule": Literal["linear", "scaled_linear"],
+    "prediction_type": Literal["epsilon", "v_prediction"],
+    "rescale_betas_zero_snr": bool,
+    "steps_offset": Annotated[int, Field(ge=0, le=1)],
+    "timestep_spacing": Literal["leading", "linspace", "trailing"],
+}
+_SIGMAS: dict[str, Any] = {
+    "final_sigmas_type": Literal["zero", "sigma_min"],
+    "use_beta_sigmas": bool,
+    "use_exponential_sigmas": bool,
+    "use_karras_sigmas": bool,
+}
+
+_SCHEDULERS: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": _ALL | {"clip_sample": bool, "set_alpha_to_one": bool},
+    "DPMSolverMultistepScheduler": _ALL
+    | _SIGMAS
+    | {
+        "algorithm_type": Literal["dpmsolver++", "sde-dpmsolver++"],
+        "euler_at_final": bool,
+        "lower_order_final": bool,
+        "solver_order": _Order,
+        "solver_type": Literal["midpoint", "heun"],
+        "use_lu_lambdas": bool,
+    },
+    "EulerAncestralDiscreteScheduler": _ALL,
+    "EulerDiscreteScheduler": _ALL | _SIGMAS | {"interpolation_type": Literal["linear", "log_linear"]},
+    "UniPCMultistepScheduler": _ALL | _SIGMAS | {"solver_order": _Order},
+}
+_PREPROCESSORS: dict[str, dict[str, Any]] = {
+    "openpose": {"include_body": bool, "include_hand": bool, "include_face": bool, "detect_resolution": SidePx},
+    "canny": {"low_threshold": _Threshold, "high_threshold": _Threshold, "detect_resolution": SidePx},
+    "depth_anything": {},
+    "segformer": {},
+    "normal_bae": {"detect_resolution": SidePx},
+}
+
+
+def _schema(name: str, kinds: Mapping[str, Any]) -> type[Config]:
+    """Make a schema of options that may all be left out."""
+    fields: dict[str, Any] = {key: (kind, Field(default_factory=NoneType)) for key, kind in kinds.items()}
+    return create_model(name, __base__=Config, **fields)
+
+
+SCHEDULER_KWARGS = {name: _schema(name, kinds) for name, kinds in _SCHEDULERS.items()}
+PREPROCESSOR_PARAMS = {name: _schema(name, kinds) for name, kinds in _PREPROCESSORS.items()}
+
+
+def for_editors(schemas: Mapping[str, type[Config]], name_key: str, options_key: str) -> dict[str, Any]:
+    """Say in JSON schema that the options under one key depend on the name under another."""
+    return {
+        "allOf": [
+            {
+                "if": {"properties": {name_key: {"const": name}}},
+                "then": {"properties": {options_key: schema.model_json_schema()}},
+            }
+            for name, schema in schemas.items()
+        ]
+    }

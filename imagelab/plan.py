@@ -4,14 +4,15 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from imagelab.config import Character, Configs, Profile, QualityPreset, Scheduler, Style
-from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.config import Character, Combination, Configs, Lora, Profile, QualityPreset, Scheduler, Style, pick
+from imagelab.errors import GenerationError, InvalidValueError, shorten
 from imagelab.imagefiles import open_image
 from imagelab.models import file_sha256, resolve_lora
-from imagelab.prompts import Prompt, build_prompt
+from imagelab.prompts import Prompt, build_prompt, parse_weighted
 from imagelab.results import GenerationRequest, LoraRecord, LoraUse
 
 MAX_SEED = 2**63 - 1
@@ -21,6 +22,9 @@ _STEPS = ("steps", 1, 150)
 _GUIDANCE = ("guidance_scale", 0.0, 30.0)
 _LORA_WEIGHT = ("weight", -2.0, 2.0)
 _CONTROL_SCALE = ("controlnet_scale", 0.0, 2.0)
+_MAX_PROMPT_WEIGHT = (
+    10.0  # of a phrase in brackets; beyond it the latents overflow, and nothing is drawn that was meant
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +55,9 @@ class Plan:
 def plan_generation(configs: Configs, profile: Profile, request: GenerationRequest) -> Plan:
     """Resolve a request against the configuration.
 
+    A scene description that is the name of one of the character's scene presets stands for the preset's text, and the
+    name of a combination among the additional LoRAs for its LoRAs: their weights are multiplied by the given one.
+
     Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError or ModelFileError.
     """
     character = None if request.character is None else configs.character(request.character)
@@ -69,7 +76,7 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
         seed=check_seed(request.seed),
         width=width,
         height=height,
-        steps=preset.steps if request.steps is None else _whole(request.steps, *_STEPS),
+        steps=preset.steps if request.steps is None else check_whole(request.steps, *_STEPS),
         guidance_scale=_number(guidance, *_GUIDANCE),
     )
     _check_control(configs, profile, request)
@@ -78,7 +85,7 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
 
 def check_seed(seed: object, name: str = "seed") -> int:
     """Return the seed, or a random one for None; raises InvalidValueError for what isn't one."""
-    return secrets.randbelow(2**32) if seed is None else _whole(seed, name, 0, MAX_SEED)
+    return secrets.randbelow(2**32) if seed is None else check_whole(seed, name, 0, MAX_SEED)
 
 
 def lora_uses(loras: Iterable[LoraUse | Mapping[str, Any]]) -> tuple[LoraUse, ...]:
@@ -90,7 +97,7 @@ def lora_uses(loras: Iterable[LoraUse | Mapping[str, Any]]) -> tuple[LoraUse, ..
 
 def _lora_uses(configs: Configs, character: Character | None, request: GenerationRequest) -> tuple[LoraUse, ...]:
     """Return the LoRAs to apply; what the request asks for replaces the character's own of the same name."""
-    asked = lora_uses(request.additional_loras)
+    asked = [use for given in lora_uses(request.additional_loras) for use in _members(configs, given)]
     names = [use.name for use in asked]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidValueError("additional_loras", twice[0], "named once, with one weight")
@@ -99,6 +106,20 @@ def _lora_uses(configs: Configs, character: Character | None, request: Generatio
     uses |= {use.name: use for use in asked}
     resolved = [_with_weights(configs, use) for use in uses.values()]
     return tuple(use for use in resolved if use.weight or use.text_encoder_weight)  # weight 0 turns one off
+
+
+def _members(configs: Configs, use: LoraUse) -> tuple[LoraUse, ...]:
+    """Return the LoRAs that a name stands for: one, or those of a combination, their weights times the given one."""
+    named: dict[str, Lora | Combination] = {**configs.lora_registry.loras, **configs.lora_registry.combinations}
+    if isinstance(pick("LoRA", named, use.name), Lora):
+        return (use,)
+    factor = 1.0 if use.weight is None else _number(use.weight, *_LORA_WEIGHT)
+    for_text = factor if use.text_encoder_weight is None else _number(use.text_encoder_weight, *_LORA_WEIGHT)
+    members = []
+    for lora in configs.combination(use.name).loras:
+        own = configs.lora(lora.name).default_weight if lora.weight is None else lora.weight
+        members.append(LoraUse(name=lora.name, weight=factor * own, text_encoder_weight=for_text * own))
+    return tuple(members)
 
 
 def _with_weights(configs: Configs, use: LoraUse) -> LoraUse:
@@ -127,13 +148,15 @@ def _prompt(
     request: GenerationRequest,
 ) -> Prompt:
     scene = _text(request.scene_description, "scene_description")
+    if character and scene in character.scenes:
+        scene = configs.scene(character.name, scene)
     if request.negative_prompt is None:
         template = (character and character.negative_prompt) or profile.negative_prompt
         negatives = [configs.negative_prompt(template), style.negative_prompt if style else ""]
     else:
         negatives = [_text(request.negative_prompt, "negative_prompt")]
     words = [word for use in uses for word in configs.lora(use.name).trigger_words]
-    return build_prompt(
+    prompt = build_prompt(
         triggers=[character.trigger, *words] if character else words,
         description=character.description if character else "",
         scene=scene,
@@ -141,6 +164,10 @@ def _prompt(
         quality_words=preset.quality_words,
         negatives=negatives,
     )
+    for phrase, weight in (*parse_weighted(prompt.positive), *parse_weighted(prompt.negative)):
+        if not abs(weight) <= _MAX_PROMPT_WEIGHT:
+            raise InvalidValueError(f"weight of {shorten(phrase)}", weight, f"at most {_MAX_PROMPT_WEIGHT:g}")
+    return prompt
 
 
 def _size_px(profile: Profile, preset: QualityPreset, request: GenerationRequest) -> tuple[int, int]:
@@ -174,16 +201,17 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _whole(value: object, name: str, smallest: int, largest: int) -> int:
-    # type(): True is an int to isinstance, and no seed to anyone
-    if type(value) is not int or not smallest <= value <= largest:
+def check_whole(value: object, name: str, smallest: int, largest: int) -> int:
+    """Return a whole number, numpy's included, as an int; raises InvalidValueError for any other and outside bounds."""
+    # True is an int to isinstance, and no seed to anyone
+    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if whole is None or not smallest <= whole <= largest:
         raise InvalidValueError(name, value, f"a whole number between {smallest} and {largest}")
-    return value
+    return whole
 
 
 def _number(value: object, name: str, smallest: float, largest: float) -> float:
-    # A NaN fails the comparison.
-    if type(value) not in (int, float) or not smallest <= value <= largest:  # type: ignore[operator]
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not smallest <= number <= largest:  # a NaN fails the comparison
         raise InvalidValueError(name, value, f"a number between {smallest:g} and {largest:g}")
-    assert isinstance(value, int | float)  # noqa: S101  for the type checker
-    return float(value) if math.isfinite(value) else value
+    return number

@@ -9,13 +9,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from imagelab.config import Configs, Source, models_root
+from imagelab.config import Configs, HubModel, Source, models_root
 from imagelab.errors import ModelFileError, ModelNotFoundError
 
+# What a single file is read with: it holds weights alone. Pinned, as are the models that the configuration names.
+SDXL = HubModel(repo="stabilityai/stable-diffusion-xl-base-1.0", revision="462165984030d82259a11f4367a4eed129e94a7b")
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+AGAIN = "Fetch or copy the model again"
 SUMS_FILE = "SHA256SUMS.json"  # {path relative to the file's folder: sha256}
 _WEIGHT_SUFFIXES = {".safetensors", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _FETCH_AGAIN = "Fetch or copy the file again"
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
+# what an SDXL checkpoint has and what the names of its tensors begin with; the VAE may come from a source of its own
+_IN_ONE_FILE = {
+    "UNet": "model.diffusion_model.",
+    "first text encoder": "conditioner.embedders.0.transformer.",
+    "second text encoder": "conditioner.embedders.1.model.",
+}
 
 # safetensors dtype: bits of an element; anything else is left to the loader
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32}
@@ -36,30 +47,113 @@ def resolve_source(source: Source, what: str = "model") -> Path:
 
     Raises ModelNotFoundError, which says what to put where. Never downloads.
     """
-    if source.package:
-        path = Path(__file__).parent / source.package
-        fix = "It ships with imagelab: reinstall the package, or rebuild it with `make studio`"
-    elif source.hub:
-        path = _hub_snapshot(source.hub.repo, source.hub.revision)
-        fix = (
-            f"Run `hf download {source.hub.repo} --revision {source.hub.revision}`, "
-            "or name a folder or single_file under $IMAGELAB_MODELS in the configuration instead"
-        )
-    else:
-        path = models_root() / (source.folder or source.single_file or "")
-        fix = f"Put the {'folder' if source.folder else 'file'} there; $IMAGELAB_MODELS is {models_root()}"
+    path, fix = _locate(source)
     there = path.is_file() if source.single_file else path.is_dir() and any(path.iterdir())
     if not there:
         raise ModelNotFoundError(what, path, fix)
     return path
 
 
-def _hub_snapshot(repo: str, revision: str) -> Path:
+def _locate(source: Source) -> tuple[Path, str]:
+    """Return where a source lies, and what to do if nothing is there."""
+    if source.package:
+        fix = "It ships with imagelab: reinstall the package, or rebuild it with `make studio`"
+        return Path(__file__).parent / source.package, fix
+    if source.hub:
+        # SDXL is published in two precisions and as one file besides: 7 GB of it are enough.
+        weights = "*.fp16.safetensors" if source.hub.repo == SDXL.repo else "*.safetensors"
+        fetch = _download(source.hub, "*.json", "*.txt", weights)
+        fix = f"{fetch}, or name a folder or single_file under $IMAGELAB_MODELS in the configuration instead"
+        return _hub_snapshot(source.hub), fix
+    kind = "folder" if source.folder else "file"
+    fix = f"Put the {kind} there; $IMAGELAB_MODELS is {models_root()}"
+    return models_root() / (source.folder or source.single_file or ""), fix
+
+
+def _download(model: HubModel, *patterns: str) -> str:
+    wanted = " ".join(f"--include '{pattern}'" for pattern in patterns)  # one option each: hf takes the rest for files
+    return f"Run `.venv/bin/hf download {model.repo} --revision {model.revision} {wanted}`"
+
+
+def _hub_snapshot(model: HubModel) -> Path:
     # The layout and the variables are huggingface_hub's (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, in this order).
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    return hub / f"models--{repo.replace('/', '--')}" / "snapshots" / revision
+    return hub / f"models--{model.repo.replace('/', '--')}" / "snapshots" / model.revision
+
+
+def sdxl_without_weights() -> Path:
+    """Return the local folder of the configuration and tokenizers that a single file lacks.
+
+    Raises ModelNotFoundError or ModelFileError. Left to itself, diffusers downloads it, even with local_files_only
+    (`FromSingleFileMixin.from_single_file`).
+    """
+    folder = _hub_snapshot(SDXL)
+    if not (folder / "model_index.json").is_file():
+        fix = f"A single file holds weights alone. {_download(SDXL, '*.json', '*.txt')}"
+        raise ModelNotFoundError("configuration and tokenizers of SDXL", folder, fix)
+    _check_layout(folder)
+    return folder
+
+
+def check_base(source: Source, path: Path, dtype: str) -> dict[str, str]:
+    """Check the files of a base model as far as that goes without loading them, and return {file: sha256}.
+
+    Raises ModelFileError, ModelNotFoundError.
+    """
+    if path.is_file():
+        names = check_safetensors(path)
+        for part, begin in _IN_ONE_FILE.items():
+            if not any(name.startswith(begin) for name in names):
+                raise ModelFileError(path, f"isn't an SDXL checkpoint: it holds no {part}", "Use an SDXL model")
+        sdxl_without_weights()
+        return {path.name: _weights_sha256(path)}
+    _check_layout(path)
+    if source.package:
+        return verify_weights(path)
+    variant = choose_variant(path, dtype)
+    hashes = {part: check_component(path / part, variant) for part in COMPONENTS}
+    return {f"{part}/{name}": value for part, files in hashes.items() for name, value in files.items()}
+
+
+def _check_layout(folder: Path) -> None:
+    index = folder / "model_index.json"
+    try:
+        class_name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(index, "isn't there or can't be read", "Put a model in diffusers' layout there") from error
+    if class_name != "StableDiffusionXLPipeline":
+        raise ModelFileError(index, f"is of a {class_name}, not of a StableDiffusionXLPipeline", "Use an SDXL model")
+    for name in ("tokenizer", "tokenizer_2"):
+        if not any((folder / name / file).is_file() for file in _VOCABULARIES):  # transformers would make one up
+            raise ModelFileError(folder / name, f"holds none of {', '.join(_VOCABULARIES)}", AGAIN)
+
+
+def check_component(folder: Path, variant: str | None = None) -> dict[str, str]:
+    """Check the files of one part of a base model, or of a VAE of its own, and return {file: sha256}."""
+    if not (folder / "config.json").is_file():
+        raise ModelFileError(folder / "config.json", "isn't there", AGAIN)
+    files = weight_files(folder, variant)
+    for path in files:
+        check_safetensors(path)
+    return {path.name: _weights_sha256(path) for path in files}
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """Return the weights of one part of a base model in a variant; raises ModelFileError if there are none."""
+    files = sorted(path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == (variant == "fp16"))
+    if not files:
+        raise ModelFileError(folder, "holds no .safetensors weights", AGAIN)
+    return files
+
+
+def choose_variant(base: Path, dtype: str) -> str | None:
+    """Choose between the two sets of weights that SDXL is published in; either may be all that there is."""
+    unet = base / "unet"
+    half = any(unet.glob("*.fp16*.safetensors"))
+    full = any(".fp16" not in path.name for path in unet.glob("*.safetensors"))
+    return "fp16" if half and (dtype == "float16" or not full) else None
 
 
 def resolve_lora(configs: Configs, name: str, profile: str) -> Path:
@@ -68,9 +162,12 @@ def resolve_lora(configs: Configs, name: str, profile: str) -> Path:
     Raises UnknownNameError, ProfileError, ModelNotFoundError or ModelFileError.
     """
     file = configs.lora_file(name, profile)
-    path = resolve_source(configs.profile(profile).loras, f"LoRA folder of profile {profile!r}") / file
+    source = configs.profile(profile).loras
+    folder, fix = _locate(source)
+    path = folder / file
     if not path.is_file():
-        raise ModelNotFoundError(f"LoRA {name!r}", path, "Put the .safetensors file there")
+        fix = "Put the .safetensors file there" if source.folder else fix
+        raise ModelNotFoundError(f"LoRA {name!r} of profile {profile}", path, fix)
     check_safetensors(path)
     if expected := configs.lora(name).sha256.get(profile) or _listed_sha256(path):
         check_sha256(path, expected)
@@ -81,6 +178,12 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file in hex; a file that hasn't changed since is not read again."""
     stat = path.stat()
     return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+def _weights_sha256(path: Path) -> str:
+    # A hub cache links to blobs that are named by their hash: no need to read 7 GB.
+    name = path.resolve().name
+    return name if len(name) == 64 and path.is_symlink() else file_sha256(path)
 
 
 @lru_cache(maxsize=256)

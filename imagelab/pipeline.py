@@ -25,10 +25,11 @@ def resolve_device(device: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda" or "cuda:1"; raises InvalidValueError if it isn't there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise InvalidValueError("device", device, "auto, cpu or a CUDA device that PyTorch sees")
-    return resolved
+    numbered = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    known = ["auto", "cpu", *(["cuda", *numbered] if numbered else [])]
+    if device not in known:  # torch.device itself counts in 8 bits: to it, cuda:256 is cuda:0
+        raise InvalidValueError("device", device, f"one that PyTorch sees ({', '.join(known)})")
+    return torch.device(device)
 
 
 def device_name(device: torch.device) -> str:

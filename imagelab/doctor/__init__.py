@@ -2,7 +2,7 @@
 
 from imagelab.config import Configs, load_configs
 from imagelab.doctor.report import Check, Report
-from imagelab.doctor.software import check_memory, check_software
+from imagelab.doctor.software import check_memory, check_software, read_vram_gib
 from imagelab.errors import ConfigError
 
 __all__ = ["Check", "Report", "examine"]
@@ -17,12 +17,19 @@ def examine(profile: str | None = None) -> Report:
     try:
         configs = load_configs()
     except ConfigError as error:
-        broken = Check(name="configuration", status="problem", found=str(error), fix="Correct these lines")
-        return Report(profile=profile or "?", checks=(*software, broken))
+        fix = "Correct these lines, or set IMAGELAB_CONFIGS to a folder with the four files"
+        broken = Check(name="configuration", status="problem", found=str(error), fix=fix)
+        return Report(profile=profile or "default", checks=(*software, broken))
     chosen = configs.profile(profile)
     from imagelab.doctor.weights import check_models  # after torch: it brings the CUDA libraries of onnxruntime
 
-    checks = (*software, _configuration(configs), *check_memory(chosen), *check_models(configs, chosen))
+    vram_gib = read_vram_gib()
+    checks = (
+        *software,
+        _configuration(configs),
+        *check_memory(chosen, vram_gib),
+        *check_models(configs, chosen, vram_gib),
+    )
     return Report(profile=chosen.name, checks=checks)
 
 

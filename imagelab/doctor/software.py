@@ -3,12 +3,14 @@
 import platform
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import distributions
+from importlib.util import find_spec
 
 from imagelab.config import Profile
 from imagelab.doctor.report import Check, first_line
 
-REINSTALL = "Install the lock again without dependencies: `rm .venv/.imagelab-lock && make setup`"
+REINSTALL = "Make the environment anew: `rm -rf .venv && make setup` (with conda, create it again)"
 _FORBIDDEN = ("xformers", "mediapipe")
 _ONE_OF = {  # module: the distributions that overwrite each other's files of it
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
@@ -40,13 +42,33 @@ def _python() -> Iterator[Check]:
 
 def _torch() -> Iterator[Check]:
     for name in ("torch", "torchvision", "diffusers", "transformers"):
-        try:
-            version = str(__import__(name).__version__)
-        except Exception as error:  # noqa: BLE001  a broken build raises RuntimeError, OSError, AttributeError ...
-            fix = REINSTALL + " (torch and torchvision must be builds of one kind, PyPI's own)"
-            yield Check(name=name, status="problem", found=f"doesn't import: {first_line(error)}", fix=fix)
-        else:
-            yield Check(name=name, status="ok", found=version, details={"version": version})
+        version, fault = _import(name)
+        fix = REINSTALL + " (torch and torchvision must be builds of one kind, PyPI's own)" if fault else ""
+        yield Check(
+            name=name,
+            status="problem" if fault else "ok",
+            found=fault or version,
+            fix=fix,
+            details={"version": version} if version else {},
+        )
+
+
+def _import(name: str) -> tuple[str, str]:
+    """Return a module's version, and what is wrong if it doesn't import."""
+    try:
+        return str(import_module(name).__version__), ""
+    except Exception as error:  # noqa: BLE001  a broken build raises RuntimeError, OSError, AttributeError ...
+        return "", f"doesn't import: {first_line(error)}"
+
+
+def read_vram_gib() -> float:
+    """Return the memory of the graphics card; 0 without one, or with one that can't be asked."""
+    try:
+        import torch
+
+        return torch.cuda.mem_get_info()[1] / _GIB if torch.cuda.is_available() else 0.0
+    except Exception:  # noqa: BLE001  said by the checks of torch and CUDA already
+        return 0.0
 
 
 def _cuda() -> Iterator[Check]:
@@ -90,44 +112,38 @@ def _attention() -> Iterator[Check]:
 def _packages() -> Iterator[Check]:
     installed = {str(item.metadata["Name"]).lower().replace("_", "-"): item.version for item in distributions()}
     for name in _FORBIDDEN:
-        there = name in installed
+        there = name in installed or find_spec(name) is not None  # a copy on PYTHONPATH is no distribution
         yield Check(
             name=name,
             status="problem" if there else "ok",
-            found=f"{installed[name]} is installed" if there else "absent, as it must be",
-            fix=f"Remove it: `pip uninstall {name}`" if there else "",
+            found=f"{installed.get(name, 'a copy')} is installed" if there else "absent, as it must be",
+            fix=f"Remove it: `.venv/bin/pip uninstall {name}`, or take it from PYTHONPATH" if there else "",
         )
     for module, siblings in _ONE_OF.items():
         found = {name: installed[name] for name in siblings if name in installed}
         shown = ", ".join(f"{name} {version}" for name, version in found.items()) or "not installed"
+        fault = ": they overwrite each other" if len(found) > 1 else f", {why}" if (why := _import(module)[1]) else ""
         yield Check(
             name=module,
-            status="ok" if len(found) == 1 else "problem",
-            found=shown if len(found) <= 1 else f"{shown}: they overwrite each other",
-            fix="" if len(found) == 1 else REINSTALL,
+            status="problem" if fault or not found else "ok",
+            found=shown + fault,
+            fix=REINSTALL if fault or not found else "",
             details=found,
         )
 
 
-def check_memory(profile: Profile) -> Iterator[Check]:
+def check_memory(profile: Profile, vram_gib: float) -> Iterator[Check]:
     """Compare the machine with what the profile's targets were set for."""
-    wanted = profile.targets.vram_gib if profile.targets else None
+    wanted = profile.targets.vram_gib
     if wanted is None:
         return
-    try:
-        import torch
-
-        total = torch.cuda.mem_get_info()[1] / _GIB if torch.cuda.is_available() else 0.0
-    except Exception:  # noqa: BLE001  said by the checks of torch and CUDA already
-        return
     name = f"{profile.name}: memory"
-    if not total:
+    if not vram_gib:
         found = f"made for a GPU with {wanted.peak:g} GiB; on a CPU a picture takes minutes"
         yield Check(name=name, status="warning", found=found, fix="The profile puppet is made for CPUs")
-    elif total < wanted.peak:
+    elif vram_gib < wanted.peak:
+        found = f"{vram_gib:.1f} GiB where {wanted.peak:g} are planned for"
         fix = f"Set profiles.{profile.name}.memory.policy to model_offload in sdxl_config.yaml"
-        yield Check(
-            name=name, status="warning", found=f"{total:.1f} GiB where {wanted.peak:g} are planned for", fix=fix
-        )
+        yield Check(name=name, status="warning", found=found, fix=fix)
     else:
-        yield Check(name=name, status="ok", found=f"{total:.1f} GiB, {wanted.peak:g} are planned for")
+        yield Check(name=name, status="ok", found=f"{vram_gib:.1f} GiB, {wanted.peak:g} are planned for")

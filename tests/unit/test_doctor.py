@@ -1,5 +1,10 @@
 """The doctor finds what is wrong and says what to do about it."""
 
+import json
+import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imagelab.doctor import Check, Report, examine
+from imagelab.config import load_configs
+from imagelab.doctor import Check, Report, examine, weights
+from imagelab.doctor.software import check_memory, check_software
 from imagelab.errors import UnknownNameError
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +47,14 @@ def configs_with(tmp_path, monkeypatch):
     return change
 
 
+@pytest.fixture
+def no_models(monkeypatch, tmp_path):
+    """An empty model root and an empty hub cache."""
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
 def test_puppet_profile_is_complete_with_hashes(puppet):
     for name in ("puppet: base model", "puppet: face pack puppet_face", "puppet: CLIP", "puppet: LoRA luca"):
         check = find(puppet, name)
@@ -52,13 +67,69 @@ def test_forbidden_packages_are_absent(puppet):
     assert find(puppet, "xformers").status == find(puppet, "mediapipe").status == "ok"
 
 
+def test_two_builds_of_onnxruntime_are_a_problem(tmp_path, monkeypatch):
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        (tmp_path / f"{name}-1.30.dist-info").mkdir()
+        (tmp_path / f"{name}-1.30.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 1.30\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = next(check for check in check_software() if check.name == "onnxruntime")
+
+    assert check.status == "problem"
+    assert "overwrite each other" in check.found
+    assert "rm -rf .venv && make setup" in check.fix
+
+
+def test_broken_and_forbidden_packages_are_problems_not_tracebacks(tmp_path):
+    for name in ("torchvision", "cv2", "onnxruntime"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('operator does not exist')")
+    (tmp_path / "xformers.py").touch()
+    command = [sys.executable, "-m", "imagelab", "doctor", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    problems = {check["name"] for check in json.loads(done.stdout)["checks"] if check["status"] == "problem"}
+
+    assert {"torchvision", "cv2", "onnxruntime", "xformers"} <= problems
+    assert "mediapipe" not in problems
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("vram_gib", "status"), [(0, "warning"), (8, "warning"), (24, "ok")])
+def test_graphics_card_is_compared_with_what_the_profile_was_made_for(vram_gib, status):
+    (check,) = check_memory(load_configs().profile("sdxl"), vram_gib)
+
+    assert check.status == status
+
+
 def test_execution_providers_are_those_of_a_session(puppet):
     assert "CPUExecutionProvider" in find(puppet, "puppet: face models run on").details["providers"]
 
 
-def test_licences_of_the_weights_are_shown_and_non_commercial_ones_stand_out(monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_faces_on_the_cpu_beside_a_gpu_are_a_warning():
+    check = weights._face_providers(load_configs().profile("puppet"), vram_gib=16)
+
+    assert check.status == ("ok" if "CUDAExecutionProvider" in check.details["providers"] else "warning")
+
+
+def test_licence_of_each_lora_is_shown_and_the_file_that_it_names_is_there(puppet):
+    for name in ("puppet: licence", "puppet: licence of puppet_face", "puppet: licence of LoRA luca"):
+        (file,) = re.findall(r"\((\S+)\)", find(puppet, name).found)
+        assert (ROOT / file).is_file()
+
+
+@pytest.mark.usefixtures("no_models")
+def test_models_of_other_profiles_are_notes_with_hashes_and_missing_ones_a_line():
+    report = examine("sdxl")
+    assert find(report, "puppet: base model").status == "note"
+    assert find(report, "puppet: base model").hashes
+
+    absent = find(examine("puppet"), "profile sdxl")
+    assert absent.status == "note"
+    assert "base model, VAE, face pack buffalo_l, CLIP, LoRA luca" in absent.found
+
+
+@pytest.mark.usefixtures("no_models")
+def test_licences_of_the_weights_are_shown_and_non_commercial_ones_stand_out():
     check = find(examine("sdxl"), "sdxl: licence of buffalo_l")
 
     assert check.status == "warning"
@@ -66,14 +137,72 @@ def test_licences_of_the_weights_are_shown_and_non_commercial_ones_stand_out(mon
     assert "non-commercial" in check.found
 
 
-def test_missing_model_is_a_problem_that_says_what_to_put_where(monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_missing_model_is_a_problem_that_says_what_to_put_where(no_models):
     report = examine("sdxl")
 
     assert not report.can_run
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in find(report, "sdxl: base model").fix
-    assert str(tmp_path) in find(report, "sdxl: face pack buffalo_l").found
+    assert str(no_models) in find(report, "sdxl: face pack buffalo_l").found
+    assert "loras/luca_sdxl.safetensors" in find(report, "sdxl: LoRA luca").found
+
+
+def test_profile_needs_the_loras_and_the_references_of_one_character(no_models):
+    assert find(examine("sdxl"), "sdxl: characters").status == "problem"
+
+    shipped = ROOT / "imagelab/puppets/weights"
+    shutil.copytree(shipped / "references/luca", no_models / "references/luca")
+    assert find(examine("sdxl"), "sdxl: characters").status == "problem"
+
+    (no_models / "loras").mkdir()
+    shutil.copy(shipped / "loras/luca.safetensors", no_models / "loras/luca_sdxl.safetensors")
+    report = examine("sdxl")
+    assert find(report, "sdxl: characters").found.startswith("luca:")
+    assert find(report, "sdxl: references of alberto").status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place"),
+    [
+        (lambda base: shutil.rmtree(base / "unet"), "unet"),
+        (lambda base: shutil.rmtree(base / "tokenizer"), "tokenizer"),
+        (lambda base: (base / "vae/config.json").unlink(), "vae/config.json"),
+        (lambda base: (base / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}'), "SDXL"),
+    ],
+    ids=["no unet", "no tokenizer", "no config", "another pipeline"],
+)
+def test_base_model_that_the_generator_would_refuse_is_a_problem(configs_with, spoil, place):
+    root = configs_with(base={"folder": "base"})
+    shutil.copytree(ROOT / "imagelab/puppets/weights/base", root / "models/base")
+    assert find(examine(), "puppet: base model").status == "ok"
+
+    spoil(root / "models/base")
+    check = find(examine(), "puppet: base model")
+    assert check.status == "problem"
+    assert place in check.found
+
+
+def test_single_file_that_holds_no_sdxl_is_a_problem(configs_with):
+    root = configs_with(base={"single_file": "base.safetensors"})
+    (root / "models").mkdir()
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (root / "models/base.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    check = find(examine(), "puppet: base model")
+
+    assert check.status == "problem"
+    assert "isn't an SDXL checkpoint" in check.found
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["a folder", "a dangling link"]
+)
+def test_what_is_named_like_weights_but_is_no_file_is_a_problem(no_models, make):
+    pack = no_models / "insightface/buffalo_l"
+    pack.mkdir(parents=True)
+    make(pack / "detector.onnx")
+    check = find(examine("sdxl"), "sdxl: face pack buffalo_l")
+
+    assert check.status == "problem"
+    assert "detector.onnx" in check.found
 
 
 def test_folder_without_a_model_index_is_no_base_model(configs_with):
@@ -104,6 +233,8 @@ def test_broken_configuration_is_one_problem_that_names_the_line(configs_with):
 
     assert [check.name for check in report.problems if check.name == "configuration"] == ["configuration"]
     assert "nonsense" in find(report, "configuration").found
+    assert "IMAGELAB_CONFIGS" in find(report, "configuration").fix
+    assert "Profile 'default' can't run" in report.to_text()
 
 
 def test_unknown_profile_is_refused():

@@ -9,6 +9,7 @@ import pytest
 from imagelab.config import HubModel, Source, load_configs
 from imagelab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
 from imagelab.models import (
+    SDXL,
     check_safetensors,
     check_sha256,
     file_sha256,
@@ -85,7 +86,11 @@ def test_a_hub_model_is_looked_for_in_the_local_cache(tmp_path, monkeypatch, var
         (Source(folder="sdxl"), "Put the folder there"),
         (Source(single_file="sdxl.safetensors"), "Put the file there"),
         (Source(package="puppets/nothing_here"), "reinstall the package"),
-        (Source(hub=HubModel(repo="some/model", revision=REVISION)), f"hf download some/model --revision {REVISION}"),
+        (
+            Source(hub=HubModel(repo="some/model", revision=REVISION)),
+            f"hf download some/model --revision {REVISION} --include '*.json' --include '*.txt' --include '*.safe",
+        ),
+        (Source(hub=SDXL), "--include '*.fp16.safetensors'"),
     ],
 )
 @pytest.mark.usefixtures("models")
@@ -111,10 +116,9 @@ def test_a_lora_is_found_by_name_for_a_profile(models):
     assert resolve_lora(load_configs(), "luca", "sdxl") == models / "loras" / "luca_sdxl.safetensors"
 
 
-def test_a_lora_without_its_file_says_where_it_belongs(models):
-    (models / "loras").mkdir()
-    (models / "loras" / "other.safetensors").write_bytes(safetensors_bytes())
-    with pytest.raises(ModelNotFoundError, match=r"LoRA 'luca': nothing at .*luca_sdxl\.safetensors"):
+@pytest.mark.usefixtures("models")
+def test_a_lora_without_its_file_says_where_it_belongs_even_without_its_folder():
+    with pytest.raises(ModelNotFoundError, match=r"LoRA 'luca': nothing at .*loras/luca_sdxl\.safetensors"):
         resolve_lora(load_configs(), "luca", "sdxl")
 
 

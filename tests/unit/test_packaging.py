@@ -1,6 +1,7 @@
 """What the repository asks for: declared once, locked plainly, and never the forbidden packages."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -60,9 +61,13 @@ def test_forbidden_package_is_imported_by_no_file_of_the_package(name):
     assert importers == []
 
 
-def test_forbidden_packages_stay_unloaded_when_every_public_name_is_used():
-    code = "import imagelab, sys; [getattr(imagelab, name) for name in imagelab.__all__]; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+def test_forbidden_packages_stay_unloaded_where_they_could_be_imported(tmp_path):
+    for name in FORBIDDEN:
+        (tmp_path / f"{name}.py").touch()
+    code = "import imagelab, imagelab.loading, sys; [getattr(imagelab, name) for name in imagelab.__all__]"
+    command = [sys.executable, "-c", code + "; print(*sys.modules)"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
 
     assert loaded.isdisjoint(FORBIDDEN)

@@ -2,14 +2,20 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
+from handmade_checkpoint import single_file_tensors
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from imagelab import (
     CharacterGenerator,
@@ -22,10 +28,11 @@ from imagelab import (
 from imagelab.config import MemoryPolicy, Source
 from imagelab.encoding import count_chunks, encode_prompt
 from imagelab.loading import load_pipeline
-from imagelab.models import resolve_source
+from imagelab.models import SDXL, resolve_source
 from imagelab.pipeline import apply_memory_policy, build_scheduler, draw, resolve_device
 from imagelab.prompts import Prompt
 
+ROOT = Path(__file__).parents[2]
 LONG = ", ".join(f"a small red house number {number} on the hill by the sea" for number in range(12))
 
 
@@ -311,8 +318,8 @@ def test_offloading_without_cuda_is_reported_not_pretended(paint, memory, policy
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_and_auto_finds_the_cpu():
     assert resolve_device("auto") == torch.device("cpu")
-    for name in ("cuda", "cuda:3"):
-        with pytest.raises(InvalidValueError, match=name):
+    for name in ("cuda", "cuda:3", "cuda:256", f"cuda:{10**20}", "gpu"):
+        with pytest.raises(InvalidValueError, match=f"PyTorch sees .*'{name}'"):
             resolve_device(name)
 
 
@@ -426,20 +433,94 @@ def test_a_model_that_is_not_there_says_where_to_put_it(copied, tmp_path):
     assert "puppet" in str(refusal.value)
 
 
-def test_a_damaged_single_file_is_refused(configs, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def tiny(pipe):
+    """An untrained SDXL whose text encoders differ in width: by that, diffusers tells them apart in a single file."""
+    torch.manual_seed(0)
+    wide = pipe.text_encoder_2.config.hidden_size
+    narrow = CLIPTextModel(CLIPTextConfig(**pipe.text_encoder.config.to_dict() | {"hidden_size": wide // 2}))
+    unet = UNet2DConditionModel.from_config(pipe.unet.config, cross_attention_dim=wide // 2 + wide)
+    return StableDiffusionXLPipeline(**pipe.components | {"text_encoder": narrow, "unet": unet}, add_watermarker=False)
+
+
+@pytest.fixture
+def single_file(configs, tiny, tmp_path, monkeypatch):
+    """A checkpoint under the model root, the rest of its model in the hub's cache; a profile that draws with it."""
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / f"models--{SDXL.repo.replace('/', '--')}" / "snapshots" / SDXL.revision
+    tiny.save_pretrained(snapshot)
+    for weights in snapshot.rglob("*.safetensors"):
+        weights.unlink()
+    save_file(single_file_tensors(tiny), tmp_path / "xl.safetensors")
+    vae = Source(package="puppets/weights/base/vae")
+    return configs.profile("puppet").model_copy(update={"base": Source(single_file="xl.safetensors"), "vae": vae})
+
+
+def test_a_single_file_gives_the_pipeline_that_it_was_made_from(single_file, tiny):
+    there = load_pipeline(single_file, "cpu")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        torch.testing.assert_close(getattr(there.pipe, part).state_dict(), getattr(tiny, part).state_dict())
+    assert "xl.safetensors" in there.sha256
+
+
+@pytest.fixture
+def hub():
+    """A stand-in for the hub that has nothing; gives its address and what it was asked for."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815  the server's name for it
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def test_a_single_file_is_loaded_without_asking_the_hub_for_anything(single_file, hub, monkeypatch):
+    address, asked = hub
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    code = "import sys; from imagelab.config import Profile; from imagelab.loading import load_pipeline"
+    code += "; load_pipeline(Profile.model_validate_json(sys.stdin.read()), 'cpu')"
+    subprocess.run([sys.executable, "-c", code], input=single_file.model_dump_json(), text=True, check=True, cwd=ROOT)
+    assert asked == []
+
+
+def test_a_single_file_without_the_rest_of_sdxl_says_how_to_fetch_that(single_file, tmp_path):
+    shutil.rmtree(tmp_path / "hub")
+    with pytest.raises(ModelNotFoundError) as refusal:
+        load_pipeline(single_file, "cpu")
+    assert f"--revision {SDXL.revision} --include '*.json' --include '*.txt'" in str(refusal.value)
+
+
+def test_a_single_file_that_lacks_a_tensor_is_refused(single_file, tmp_path):
+    tensors = load_file(tmp_path / "xl.safetensors")
+    del tensors["conditioner.embedders.1.model.ln_final.bias"]
+    save_file(tensors, tmp_path / "xl.safetensors")
+    with pytest.raises(ModelFileError, match=r"text_encoder_2.*final_layer_norm.bias"):
+        load_pipeline(single_file, "cpu")
+
+
+def test_a_damaged_single_file_is_refused(single_file, tmp_path):
     (tmp_path / "xl.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    profile = configs.profile("puppet").model_copy(update={"base": Source(single_file="xl.safetensors")})
     with pytest.raises(ModelFileError, match="truncated"):
-        load_pipeline(profile, "cpu")
+        load_pipeline(single_file, "cpu")
 
 
-def test_a_single_file_that_holds_no_sdxl_is_refused(configs, tmp_path, monkeypatch):
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    save_file({"a": torch.zeros(2)}, tmp_path / "xl.safetensors")
-    profile = configs.profile("puppet").model_copy(update={"base": Source(single_file="xl.safetensors")})
-    with pytest.raises(ModelFileError, match="hf download"):
-        load_pipeline(profile, "cpu")
+def test_a_single_file_that_holds_no_sdxl_is_refused(single_file, tmp_path):
+    save_file(
+        {"cond_stage_model.a": torch.zeros(2), "model.diffusion_model.a": torch.zeros(2)}, tmp_path / "xl.safetensors"
+    )
+    with pytest.raises(ModelFileError, match="no first text encoder"):
+        load_pipeline(single_file, "cpu")
 
 
 def test_memory_policy_and_degradation_are_in_the_record(configs):

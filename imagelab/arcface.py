@@ -20,7 +20,7 @@ from PIL import Image
 
 from imagelab.config import FacePack, Profile, Source
 from imagelab.errors import InvalidValueError, ModelFileError, ModelNotFoundError, ProfileError
-from imagelab.imagefiles import open_image
+from imagelab.imagefiles import open_image, upright_rgb
 from imagelab.models import SUMS_FILE, file_sha256, resolve_source, verify_weights
 from imagelab.results import FaceStatus, Record
 from imagelab.similarity import Embedding, unit
@@ -122,14 +122,14 @@ def read_faces(faces: Sequence[Face], limits: FaceLimits, several: SeveralFaces 
 
 
 def to_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """Return a picture as (h, w, 3) RGB.
+    """Return a picture as (h, w, 3) RGB: the same whether it is given as a file or opened by PIL.
 
     Raises ImageFileError for a file that isn't one, InvalidValueError for any other thing.
     """
     if isinstance(picture, str | os.PathLike):
-        picture = open_image(Path(picture))
+        return np.asarray(open_image(picture))
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(upright_rgb(picture))
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return picture
     shown = f"array {picture.shape} of {picture.dtype}" if isinstance(picture, np.ndarray) else picture
@@ -176,13 +176,15 @@ class FaceEncoder:
         return tuple(dict.fromkeys(name for task in _TASKS for name in models[task].session.get_providers()))
 
     def faces(self, picture: Picture) -> tuple[Face, ...]:
-        """Return all faces of a picture, the surest first.
+        """Return all faces of a picture, the surest first; none for one so thin that the detector would see no row.
 
         Raises ImageFileError or InvalidValueError for the picture; ModelNotFoundError, ModelFileError or ProfileError
         when the models load.
         """
         rgb = to_rgb(picture)
         analysis = self._load()
+        if _vanishes(rgb.shape, self.pack.detector_size_px):
+            return ()
         with warnings.catch_warnings():
             # insightface 2.1 calls SimilarityTransform.estimate, which skimage 0.26 deprecates, for every face.
             warnings.filterwarnings("ignore", category=FutureWarning, message=r"`estimate` is deprecated")
@@ -304,6 +306,15 @@ def _identify(analysis: "FaceAnalysis", pack: FacePack) -> FaceEncoderId:
         detection_threshold=pack.detection_threshold,
         insightface=version("insightface"),
     )
+
+
+def _vanishes(shape: tuple[int, ...], detector_size_px: tuple[int, int]) -> bool:
+    """Say whether nothing is left of a picture that is scaled to fit, which OpenCV refuses to do."""
+    height, width = shape[:2]
+    if not height or not width:
+        return True
+    ratio = height / width
+    return min(detector_size_px[0] * ratio, detector_size_px[1] / ratio) < 1
 
 
 def _face(found: "InsightFace", shape: tuple[int, ...]) -> Face:

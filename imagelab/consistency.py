@@ -21,18 +21,17 @@ from imagelab.arcface import (
 from imagelab.config import Configs, Profile, load_configs, pick
 from imagelab.errors import ImageFileError, InvalidValueError, shorten
 from imagelab.reference_store import CharacterReferences
+from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
 from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, unit
-
-DEFAULT_THRESHOLD = 0.65
 
 
 class CharacterConsistencyChecker:
     """Compares faces; the face pack of `profile` (None: the default one) loads at the first picture.
 
     Several usable faces in one picture can't be told apart by name: by default (`require_one`) such a picture isn't
-    compared, with `several="largest"` its largest face is. `limits` says what makes a face usable. A context manager;
-    `cleanup` may be called twice.
+    compared, with `several="largest"` its largest face is. `limits` says what makes a face usable; None is what is
+    configured for the character, where one is named. A context manager; `cleanup` may be called twice.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class CharacterConsistencyChecker:
         self.configs: Configs = configs or load_configs()
         self.profile: Profile = self.configs.profile(profile)
         self.several: SeveralFaces = several
-        self._limits = limits or FaceLimits()
+        self.limits: FaceLimits | None = limits
         self._encoder = FaceEncoder(self.profile, device)
 
     @property
@@ -70,7 +69,7 @@ class CharacterConsistencyChecker:
 
         Raises ImageFileError or InvalidValueError for the picture itself.
         """
-        return read_faces(self.faces(image), self._limits, self.several)
+        return self._read(image, self.limits or FaceLimits())
 
     def embed(self, image: Picture) -> Embedding:
         """Return the embedding (d,) of norm 1 of a picture's face.
@@ -97,26 +96,28 @@ class CharacterConsistencyChecker:
         self,
         images: Iterable[Picture],
         reference: CharacterReferences | Picture | NDArray[np.floating],
-        threshold: float = DEFAULT_THRESHOLD,
+        threshold: float | None = None,
         *,
         metric: str = "cosine",
         character_name: str = "",
     ) -> list[Verdict]:
         """Judge pictures by one reference: a character's references, a picture or an embedding (d,).
 
-        `threshold` is in the metric's units. A file that can't be read, or a face that can't be compared, is a status
-        of its picture and ends nothing. Raises InvalidValueError for the threshold, UnknownNameError for the metric and
-        as `embed` for the reference; InvalidValueError for references that another encoder made.
+        `threshold` is in the metric's units; None takes the cosine that is configured for the character (0.65 for one
+        that isn't), converted. A file that can't be read, or a face that can't be compared, is a status of its picture
+        and ends nothing. Raises InvalidValueError for the threshold, UnknownNameError for the metric and as `embed` for
+        the reference; InvalidValueError for references that another encoder made.
         """
-        limit = check_threshold(threshold, metric)
-        if isinstance(images, str | os.PathLike):
-            raise InvalidValueError("images", os.fspath(images), "a list of pictures")
+        if not isinstance(images, Iterable) or isinstance(images, str | os.PathLike):
+            raise InvalidValueError("images", images, "a list of pictures")
         if isinstance(reference, CharacterReferences):
-            self._refuse_foreign(reference)
-            template, character_name = reference.template, character_name or reference.character_name
-        else:
-            template = self._embedding(reference)
-        return [self._judge(image, template, limit, metric, character_name) for image in images]
+            character_name = character_name or reference.character_name
+        if threshold is None:
+            threshold = pick("metric", METRICS, metric).from_cosine(configured_threshold(self.configs, character_name))
+        limit = check_threshold(threshold, metric)
+        limits = self.limits or configured_limits(self.configs, character_name)
+        template = self._template(reference)
+        return [self._judge(image, template, limits, limit, metric, character_name) for image in images]
 
     def cleanup(self) -> None:
         """Give back the memory of the models; the checker can't be used again."""
@@ -128,9 +129,14 @@ class CharacterConsistencyChecker:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _judge(self, image: Picture, template: Embedding, threshold: float, metric: str, name: str) -> Verdict:
+    def _read(self, image: Picture, limits: FaceLimits) -> FaceReading:
+        return read_faces(self.faces(image), limits, self.several)
+
+    def _judge(
+        self, image: Picture, template: Embedding, limits: FaceLimits, threshold: float, metric: str, name: str
+    ) -> Verdict:
         try:
-            reading = self.read(image)
+            reading = self._read(image, limits)
         except ImageFileError:
             reading = FaceReading(status="decode_error")
         score = None if reading.embedding is None else compare(template, reading.embedding, metric).value
@@ -148,8 +154,11 @@ class CharacterConsistencyChecker:
             return unit(given)
         return self.embed(given)  # type: ignore[arg-type]  # a picture, or to_rgb says what it should have been
 
-    def _refuse_foreign(self, references: CharacterReferences) -> None:
-        made_by = references.provenance.encoder
+    def _template(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> Embedding:
+        if not isinstance(reference, CharacterReferences):
+            return self._embedding(reference)
+        made_by = reference.provenance.encoder
         if made_by != self.encoder:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
+        return reference.template

@@ -1,11 +1,13 @@
 """Picture files: written whole or not at all, each with its record inside; read with suspicion."""
 
+import errno
 import hashlib
 import json
 import os
 import uuid
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 RECORD_KEY = "imagelab"  # of the PNG text chunk
 _FORMATS = ("PNG", "JPEG", "WEBP")  # a TIFF or an EPS named .png is no picture of ours: fewer decoders to trust
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # of Linux, NAME_MAX and PATH_MAX without its NUL
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike[str], record: GenerationRecord | None = None) -> Path:
@@ -26,8 +31,7 @@ def save_png(image: "Image.Image", path: str | os.PathLike[str], record: Generat
     The file appears under its name only when it is complete; folders are made. Raises ImageFileError if it can't be
     written, InvalidValueError if the name doesn't end in .png.
     """
-    path = Path(path)
-    check_png_path(path)
+    path = check_png_path(path)
     # Same folder: os.replace is atomic within a file system only.
     scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -37,7 +41,8 @@ def save_png(image: "Image.Image", path: str | os.PathLike[str], record: Generat
             _sync(stream)
         scratch.replace(path)
     except OSError as error:
-        raise ImageFileError(path, f"can't be written: {error.strerror or error}", "Free some space there") from error
+        fix = "Free some space there" if error.errno in _FULL_DISK else "Choose another path"
+        raise ImageFileError(path, f"can't be written: {error.strerror or error}", fix) from error
     finally:
         # Also after a KeyboardInterrupt; after os.replace there is nothing left.
         with suppress(OSError):
@@ -61,53 +66,108 @@ def _sync(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())  # else a power cut leaves the name without the content
 
 
-def check_png_path(path: str | os.PathLike[str], name: str = "output_path") -> None:
-    """Refuse a path that no PNG can be written to, before anything is drawn for it.
+def checked_path(value: object, name: str) -> Path:
+    """Return a path that the system can have as a Path; raises InvalidValueError, which calls it `name`."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise InvalidValueError(name, value, "a path")
+    try:
+        coded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(name, text, "a path whose characters a file's name can have") from error
+    if b"\0" in coded:
+        raise InvalidValueError(name, text, "a path without a NUL in it")
+    if len(coded) > _MAX_PATH_BYTES or any(len(part) > _MAX_NAME_BYTES for part in coded.split(b"/")):
+        expected = f"a path of at most {_MAX_PATH_BYTES} bytes, {_MAX_NAME_BYTES} in each part"
+        raise InvalidValueError(name, text, expected)
+    return Path(text)
+
+
+def check_png_path(value: object, name: str = "output_path") -> Path:
+    """Return a path that a PNG can be written to, so that nothing is drawn for another one; makes nothing.
 
     Raises InvalidValueError, which calls the path `name`.
     """
-    path = Path(path)
+    path = checked_path(value, name)
     if path.suffix.lower() != ".png":
         raise InvalidValueError(name, str(path), "a path that ends in .png")
-    if path.is_dir():
-        raise InvalidValueError(name, str(path), "a file's path, not a folder's")
-    folder = next(parent for parent in (path.absolute().parents) if parent.exists())
+    try:
+        if path.is_dir():
+            raise InvalidValueError(name, str(path), "a file's path, not a folder's")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise InvalidValueError(name, str(path), f"a path that can be looked at ({error.strerror})") from error
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InvalidValueError(name, str(path), f"in a folder that can be written to ({folder} can't)")
+    return path
 
 
 def open_image(path: str | os.PathLike[str]) -> "Image.Image":
-    """Read a PNG, JPEG or WebP whole, turned upright, as RGB; transparent parts become white.
+    """Read a PNG, JPEG or WebP whole, as `upright_rgb`.
 
     Raises ImageFileError for a file that is missing, truncated, huge or not one of these, whatever its name.
     """
+    return upright_rgb(_decode(Path(path)))
+
+
+def upright_rgb(image: "Image.Image") -> "Image.Image":
+    """Return a picture turned upright, as its EXIF says, and as RGB; transparent parts become white.
+
+    Raises InvalidValueError for a mode without a range that is black to white (F, say); ImageFileError for a file that
+    was opened but turns out to be damaged.
+    """
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(_decode(Path(path)))
+    if image.mode not in _MODES:
+        raise InvalidValueError("picture", f"mode {image.mode}", f"of a mode among {', '.join(_MODES)}")
+    with _damage_is_one_error(Path(getattr(image, "filename", "") or "a picture in memory")):
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "I;16":
+        image = _in_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
+def _in_8_bits(image: "Image.Image") -> "Image.Image":
+    # Scaled first: convert clips instead, and nearly all of 16 bits is above 255.
+    scaled = image.point(lambda level: level / 257 + 0.5).convert("L")
+    if "transparency" in scaled.info:
+        scaled.info["transparency"] = round(scaled.info["transparency"] / 257)
+    return scaled
+
+
 def _decode(path: Path) -> "Image.Image":
+    from PIL import Image
+
+    with _damage_is_one_error(path):
+        if not path.is_file():
+            raise ImageFileError(path, "isn't a file" if path.exists() else "doesn't exist")
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            return image
+
+
+@contextmanager
+def _damage_is_one_error(path: Path) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
-    if not path.exists():
-        raise ImageFileError(path, "doesn't exist")
-    if not path.is_file():
-        raise ImageFileError(path, "isn't a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                image.load()
-                return image
+            # EXIF with a broken tag: the orientation is read all the same, if it is there.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+            yield
+    except ImageFileError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageFileError(path, "isn't a PNG, JPEG or WebP picture, whatever its name") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageFileError(path, f"has more than {Image.MAX_IMAGE_PIXELS} pixels", "Scale it down") from error
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
+    except Exception as error:  # Pillow's decoders and its EXIF reader share no base
+        if isinstance(error, OSError) and error.strerror:  # the system's own
+            raise ImageFileError(path, f"can't be read: {error.strerror}") from error
         raise ImageFileError(path, f"is damaged: {error}", "Fetch or make it again") from error
 
 

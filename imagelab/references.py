@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, Picture, SeveralFaces, read_faces, to_rgb
 from imagelab.config import Configs, Profile, load_configs, project_root
 from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError, UnknownNameError
+from imagelab.imagefiles import checked_path
 from imagelab.models import file_sha256, resolve_source
 from imagelab.reference_store import (
     CharacterReferences,
@@ -30,7 +32,7 @@ from imagelab.reference_store import (
 from imagelab.results import Verdict
 from imagelab.similarity import Embedding, centroid, check_threshold
 
-DEFAULT_THRESHOLD = 0.65  # for a character that character_presets.yaml doesn't know
+DEFAULT_THRESHOLD = 0.65  # a cosine, for a character that character_presets.yaml doesn't know
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _LIBRARIES = ("insightface", "numpy", "onnxruntime")
@@ -59,17 +61,35 @@ class FaceReader(Protocol):
     def several(self) -> SeveralFaces:
         """Return what it does about several faces in a picture."""
 
+    @property
+    def limits(self) -> FaceLimits | None:
+        """Return what makes a face usable; None: what is configured for the character."""
+
     def faces(self, image: Picture) -> tuple[Face, ...]:
         """Return all faces of a picture."""
+
+
+def configured_threshold(configs: Configs, character_name: str) -> float:
+    """Return from which cosine on a picture shows a character, by character_presets.yaml."""
+    character = configs.character_presets.characters.get(character_name)
+    return character.thresholds.consistency if character else DEFAULT_THRESHOLD
+
+
+def configured_limits(configs: Configs, character_name: str) -> FaceLimits:
+    """Return what makes a character's face usable, by character_presets.yaml."""
+    character = configs.character_presets.characters.get(character_name)
+    if character is None:
+        return FaceLimits()
+    return FaceLimits(min_face_px=character.thresholds.min_face_px, min_score=character.thresholds.detection)
 
 
 class CharacterReferenceManager:
     """Keeps the references of characters and compares pictures with them.
 
-    `checker` finds and embeds the faces, and its policy for several of them in a picture holds; without one, an own
-    encoder for `profile` (None: the default one) loads when it is first needed. `store` is a folder, by default
-    reports/references of the project. A context manager; `cleanup` closes only an encoder of its own and may be called
-    twice.
+    `checker` finds and embeds the faces, and its limits and its policy for several of them in a picture hold; without
+    one, an own encoder for `profile` (None: the default one) loads when it is first needed. `store` is a folder, by
+    default reports/references of the project. A context manager; `cleanup` closes only an encoder of its own and may be
+    called twice.
     """
 
     def __init__(
@@ -86,7 +106,9 @@ class CharacterReferenceManager:
         self.profile: Profile = checker.profile if checker else self.configs.profile(profile)
         self._reader: FaceReader | FaceEncoder = checker or FaceEncoder(self.profile, device)
         self._several: SeveralFaces = checker.several if checker else "require_one"
-        self._store = Path(store) if store is not None else project_root() / "reports" / "references"
+        self._given_limits: FaceLimits | None = checker.limits if checker else None
+        root = project_root() / "reports" / "references"
+        self._store = root if store is None else checked_path(store, "store")
         self._configured: dict[str, CharacterReferences] = {}
 
     @property
@@ -148,18 +170,21 @@ class CharacterReferenceManager:
         `threshold` None takes the character's configured one. A picture without a face that can be compared is no
         error but a status. Raises as `references`; InvalidValueError for the threshold; ImageFileError for the file.
         """
-        limit = self._threshold(character_name, threshold)
-        references = self.references(character_name)
-        return self.judge(references, generated_image, limit)
+        limit = configured_threshold(self.configs, character_name) if threshold is None else check_threshold(threshold)
+        return self.judge(self.references(character_name), generated_image, limit)
 
     def judge(self, references: CharacterReferences, image: Picture, threshold: float) -> Verdict:
-        """Compare one picture with references at hand; `threshold` is a cosine."""
+        """Compare one picture with references at hand; `threshold` is a cosine.
+
+        Raises InvalidValueError for the threshold; ImageFileError or InvalidValueError for the picture.
+        """
+        limit = check_threshold(threshold)
         reading = read_faces(self._reader.faces(image), self._limits(references.character_name), self._several)
         return Verdict(
             character_name=references.character_name,
             status=reading.status,
             similarity_score=None if reading.embedding is None else references.similarity(reading.embedding),
-            threshold=threshold,
+            threshold=limit,
             metric="cosine",
             encoder=references.provenance.encoder.label,
         )
@@ -175,17 +200,8 @@ class CharacterReferenceManager:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _threshold(self, character_name: str, given: float | None) -> float:
-        if given is not None:
-            return check_threshold(given)
-        character = self.configs.character_presets.characters.get(character_name)
-        return character.thresholds.consistency if character else DEFAULT_THRESHOLD
-
     def _limits(self, character_name: str) -> FaceLimits:
-        character = self.configs.character_presets.characters.get(character_name)
-        if character is None:
-            return FaceLimits()
-        return FaceLimits(min_face_px=character.thresholds.min_face_px, min_score=character.thresholds.detection)
+        return self._given_limits or configured_limits(self.configs, character_name)
 
     def _known_names(self) -> tuple[str, ...]:
         stored = (path.stem for path in (self._store / self.profile.face.name).glob("*.npz"))
@@ -200,20 +216,26 @@ class CharacterReferenceManager:
         faults: list[str] = []
         embeddings: list[Embedding] = []
         described: list[ReferencePicture] = []
+        seen: dict[str, str] = {}  # {sha256 of the pixels: name}
         limits = self._limits(character_name)
         for index, picture in enumerate(pictures):
             name = Path(picture).name if isinstance(picture, str | os.PathLike) else f"picture {index}"
             try:
-                reading = read_faces(self._reader.faces(picture), limits)  # of a reference, one face must be all
-                described.append(_describe(picture, name))
+                rgb = to_rgb(picture)
             except ImageFileError as error:
                 faults.append(f"{name}: {error.reason}")
                 continue
+            pixels = _pixels_sha256(rgb)
+            if pixels in seen:
+                faults.append(f"{name}: the same as {seen[pixels]}")
+                continue
+            seen[pixels] = name
+            reading = read_faces(self._reader.faces(rgb), limits)  # of a reference, one face must be all
             if reading.embedding is None:
                 faults.append(f"{name}: {reading.status}")
             else:
                 embeddings.append(reading.embedding)
-        faults += _twins(described)
+                described.append(_describe(picture, name, pixels))
         if faults:
             reason = f"{len(faults)} of {len(pictures)} reference pictures can't be used: {'; '.join(faults)}"
             raise ReferenceStoreError(place, reason, "Give each picture once, with exactly one clear face in it")
@@ -231,7 +253,7 @@ class CharacterReferenceManager:
 def _pictures(given: Sequence[Picture] | str | os.PathLike[str]) -> Sequence[Picture]:
     """Return the list of pictures, or those of a folder by name."""
     if isinstance(given, str | os.PathLike):
-        folder = Path(given)
+        folder = checked_path(given, "reference_images")
         if not folder.is_dir():
             raise InvalidValueError("reference_images", str(given), "a list of pictures, or a folder of them")
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -243,19 +265,14 @@ def _pictures(given: Sequence[Picture] | str | os.PathLike[str]) -> Sequence[Pic
     return given
 
 
-def _describe(picture: Picture, name: str) -> ReferencePicture:
+def _pixels_sha256(rgb: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest()
+
+
+def _describe(picture: Picture, name: str, pixels_sha256: str) -> ReferencePicture:
     if not isinstance(picture, str | os.PathLike):
-        return ReferencePicture(name=name, sha256=hashlib.sha256(to_rgb(picture).tobytes()).hexdigest())
+        return ReferencePicture(name=name, sha256=pixels_sha256)
     path = Path(picture).resolve()
     root = project_root()
     shown = path.relative_to(root) if path.is_relative_to(root) else path
     return ReferencePicture(name=name, sha256=file_sha256(path), path=shown.as_posix())
-
-
-def _twins(pictures: Sequence[ReferencePicture]) -> list[str]:
-    first = {picture.sha256: picture for picture in reversed(pictures)}
-    return [
-        f"{picture.name}: the same as {first[picture.sha256].name}"
-        for picture in pictures
-        if first[picture.sha256] is not picture
-    ]

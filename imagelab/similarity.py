@@ -7,6 +7,7 @@ gate on the one accepts exactly the pictures that the gate at the converted thre
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,7 @@ class Metric:
     higher_is_nearer: bool
     limits: tuple[int, int]  # of its values
     to_cosine: Callable[[float], float]
+    from_cosine: Callable[[float], float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +103,21 @@ def euclidean_to_cosine(value: float) -> float:
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(name="cosine", measure=cosine, higher_is_nearer=True, limits=(-1, 1), to_cosine=float),
         Metric(
-            name="euclidean", measure=euclidean, higher_is_nearer=False, limits=(0, 2), to_cosine=euclidean_to_cosine
+            name="cosine",
+            measure=cosine,
+            higher_is_nearer=True,
+            limits=(-1, 1),
+            to_cosine=float,
+            from_cosine=float,
+        ),
+        Metric(
+            name="euclidean",
+            measure=euclidean,
+            higher_is_nearer=False,
+            limits=(0, 2),
+            to_cosine=euclidean_to_cosine,
+            from_cosine=cosine_to_euclidean,
         ),
     )
 }
@@ -145,6 +159,7 @@ def check_threshold(value: object, metric: str = "cosine", name: str = "threshol
     Raises UnknownNameError for the metric; InvalidValueError unless it is a number that the metric can give.
     """
     low, high = pick("metric", METRICS, metric).limits
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not low <= number <= high:  # a NaN fails the comparison
         raise InvalidValueError(name, value, f"a {metric} of embeddings, between {low} and {high}")
-    return float(value)
+    return number

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 from handmade_pack import LANDMARKS, plain, write_pack
+from PIL import Image
 
 from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, read_faces, to_rgb
 from imagelab.config import load_configs
@@ -210,6 +211,43 @@ def test_a_text_file_named_png_is_no_picture(tmp_path):
     with pytest.raises(ImageFileError) as caught:
         to_rgb(path)
     assert caught.value.path == path
+
+
+def turned(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return picture, {"exif": exif}
+
+
+@pytest.mark.parametrize(
+    ("picture", "options"),
+    [
+        turned(Image.linear_gradient("L").convert("RGB").resize((40, 20))),
+        (Image.merge("LA", (Image.new("L", (8, 8)), Image.linear_gradient("L").resize((8, 8)))), {}),
+        (Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), {}),
+    ],
+    ids=["turned", "transparent", "16 bits"],
+)
+def test_a_picture_is_the_same_as_a_file_and_as_pil_opened_it(tmp_path, picture, options):
+    picture.save(tmp_path / "a.png", **options)
+    from_file = to_rgb(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        assert np.array_equal(to_rgb(opened), from_file)
+    assert 0 < from_file.mean() < 255
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 8), (1, 129), (1, 1000), (4, 3000)])
+def test_a_picture_too_thin_for_the_detector_has_no_face(profile, tmp_path, size):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        assert encoder.faces(plain("red", size)) == ()
+        assert encoder.faces(plain("red", size[::-1])) == ()
+
+
+def test_the_thinnest_picture_that_the_detector_can_see_is_looked_at(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        assert len(encoder.faces(plain("red", (1, 128)))) == len(encoder.faces(plain("red", (128, 1)))) == 1
 
 
 @pytest.mark.parametrize("bad", [None, 3, np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3))])

@@ -1,15 +1,27 @@
 """Picture files: whole or not there, with their record; never trusted."""
 
 import hashlib
+import io
+import os
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from test_results import RECORD
 
 from imagelab import ImageFileError, InvalidValueError
-from imagelab.imagefiles import check_png_path, open_image, perceptual_hash, read_record, save_png, sha256_file
+from imagelab.imagefiles import (
+    check_png_path,
+    checked_path,
+    open_image,
+    perceptual_hash,
+    read_record,
+    save_png,
+    sha256_file,
+    upright_rgb,
+)
 
 
 @pytest.fixture
@@ -63,6 +75,15 @@ def test_a_write_that_fails_says_where_and_why(tmp_path):
     assert str(tmp_path / "a.png") in str(failure.value)
 
 
+def test_only_a_full_disk_is_to_be_given_space(tmp_path):
+    for error, fix in (
+        (OSError(28, "No space left on device"), "Free some space"),
+        (OSError(5, "I/O"), "another path"),
+    ):
+        with pytest.raises(ImageFileError, match=fix):
+            save_png(Interrupted(error), tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt", "."])
 def test_only_png_names_are_written(picture, tmp_path, name):
     with pytest.raises(InvalidValueError, match="output_path"):
@@ -76,8 +97,37 @@ def test_a_path_below_a_file_or_of_a_folder_is_refused(tmp_path):
     for path in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
         with pytest.raises(InvalidValueError, match="output_path"):
             check_png_path(path)
-    check_png_path(tmp_path / "not" / "yet" / "a.png")
+    assert check_png_path(str(tmp_path / "not" / "yet" / "a.png")) == tmp_path / "not" / "yet" / "a.png"
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (5, "a path, got 5"),
+        (None, "a path, got None"),
+        (b"a.png", "a path, got b'a.png'"),
+        ("a\0b.png", "NUL"),
+        ("a\ud800.png", "characters"),
+        ("x" * 300 + ".png", "255 in each part"),
+        ("é" * 126 + ".png", "255 in each part"),
+        ("not_yet/" + "x" * 300 + "/a.png", "255 in each part"),
+        ("d/" * 2100 + "a.png", "at most 4095 bytes"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused_by_its_arguments_name(bad, words):
+    for check in (check_png_path, checked_path):
+        with pytest.raises(InvalidValueError, match=f"where must be .*{words}"):
+            check(bad, "where")
+
+
+def test_a_path_with_the_longest_name_there_is_can_be_written(picture, tmp_path):
+    assert save_png(picture, tmp_path / ("é" * 125 + "x.png")).is_file()
+
+
+def test_a_name_in_another_encoding_is_a_path():
+    name = os.fsdecode(b"caf\xe9.png")
+    assert checked_path(name, "where").name == name
 
 
 def refused(path, words):
@@ -100,6 +150,8 @@ def test_another_format_named_png_is_refused(picture, tmp_path):
 def test_a_missing_picture_and_a_folder_are_refused(tmp_path):
     refused(tmp_path / "a.png", "doesn't exist")
     refused(tmp_path, "isn't a file")
+    refused(tmp_path / ("x" * 300), "can't be read: File name too long")
+    refused(tmp_path / "a\0.png", "doesn't exist")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -122,12 +174,38 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     refused(tmp_path / "a.png", "pixels")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "RGB"])
-def test_every_mode_is_read_as_rgb(picture, tmp_path, mode):
-    form = "JPEG" if mode == "CMYK" else "PNG"
-    picture.convert(mode).save(tmp_path / "a", format=form)
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "RGB"])
+def test_every_mode_is_read_as_rgb_and_looks_the_same(picture, tmp_path, mode):
+    form = {"format": "JPEG", "quality": 100} if mode == "CMYK" else {"format": "PNG"}
+    (picture.quantize() if mode == "P" else picture.convert(mode)).save(tmp_path / "a", **form)
     image = open_image(tmp_path / "a")
     assert (image.mode, image.size) == ("RGB", picture.size)
+    assert np.abs(np.asarray(image, int) - np.asarray(picture, int)).max() <= 6  # JPEG's rounding
+
+
+def test_black_and_white_stay_black_and_white(tmp_path):
+    stripes = np.tile([[0, 255]], (4, 2)).astype(np.uint8)
+    Image.fromarray(stripes).convert("1").save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), np.stack([stripes] * 3, axis=-1))
+
+
+def test_16_bits_of_grey_become_8(tmp_path):
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    expected = np.stack([np.round(levels / 257)] * 3, axis=-1)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), expected)
+    assert np.array_equal(np.asarray(upright_rgb(Image.fromarray(levels))), expected)
+
+
+def test_a_transparent_level_of_16_bits_is_white(tmp_path):
+    Image.fromarray(np.array([[30 * 257, 40 * 257]], np.uint16)).save(tmp_path / "a.png", transparency=30 * 257)
+    assert [open_image(tmp_path / "a.png").getpixel((x, 0)) for x in (0, 1)] == [(255,) * 3, (40,) * 3]
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16B"])
+def test_a_mode_without_black_and_white_is_refused_by_name(mode):
+    with pytest.raises(InvalidValueError, match=f"RGB.*got 'mode {mode}'"):
+        upright_rgb(Image.new(mode, (4, 4)))
 
 
 def test_transparent_parts_are_white(tmp_path):
@@ -143,7 +221,34 @@ def test_a_turned_photograph_is_read_upright(picture, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
     picture.save(tmp_path / "a.jpg", exif=exif)
+    upright = open_image(tmp_path / "a.jpg")
+    assert upright.size == picture.size[::-1]
+    assert upright_rgb(upright).size == upright.size  # turned once
+
+
+def exif_with_a_broken_tag():
+    """Return EXIF of two tags: a turn by 90 degrees, and a description that lies behind its end."""
+    turned, description = struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHII", 0x010E, 2, 255, 255)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + description + bytes(4)
+
+
+def test_exif_that_is_broken_in_part_still_turns_a_photograph(picture, tmp_path):
+    picture.save(tmp_path / "a.jpg", exif=exif_with_a_broken_tag())
     assert open_image(tmp_path / "a.jpg").size == picture.size[::-1]
+
+
+def test_exif_that_is_no_exif_is_damage(picture, tmp_path):
+    picture.save(tmp_path / "a.png", exif=b"Exif\0\0no such thing")
+    refused(tmp_path / "a.png", "damaged")
+    with Image.open(tmp_path / "a.png") as opened, pytest.raises(ImageFileError, match=r"a\.png: is damaged"):
+        upright_rgb(opened)
+
+
+def test_a_picture_that_pil_opened_and_cannot_read_on_is_damaged(picture):
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    with Image.open(io.BytesIO(stream.getvalue()[:200])) as opened, pytest.raises(ImageFileError, match="in memory"):
+        upright_rgb(opened)
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[1]", '{"seed": NaN}', "not json"])

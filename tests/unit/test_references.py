@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from handmade_pack import handmade_configs, plain, write_pack
 
+from imagelab.arcface import FaceLimits
+from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
     ImageFileError,
     InvalidValueError,
@@ -120,6 +122,12 @@ def test_the_similarity_is_the_cosine_to_the_template(manager):
     assert verdict.similarity_score == pytest.approx(references.similarity(references.embeddings[1]), abs=1e-6)
 
 
+@pytest.mark.parametrize("bad", [5, float("nan"), "0.7", None])
+def test_references_at_hand_are_not_judged_by_what_is_no_cosine(manager, bad):
+    with pytest.raises(InvalidValueError, match="threshold"):
+        manager.judge(manager.references("luca"), plain("red"), bad)
+
+
 @pytest.mark.parametrize("bad", [2, float("nan"), "0.7"])
 def test_a_threshold_out_of_range_is_refused_before_anything_loads(folder, bad):
     shutil.rmtree(folder / "face")
@@ -159,6 +167,15 @@ def test_every_picture_that_cannot_be_used_is_listed(manager, folder):
     assert not (folder / "store").exists()
 
 
+def test_a_reference_that_was_only_saved_again_is_listed(manager, folder):
+    plain(REDS[0]).save(folder / "again.webp", lossless=True)
+    plain(REDS[0], (64, 64)).save(folder / "small.png")
+    with pytest.raises(ReferenceStoreError, match=r"1 of 5 .*again\.webp: the same as 0\.png"):
+        manager.create_character_embedding("luca", [*given(folder), folder / "small.png", folder / "again.webp"])
+    with pytest.raises(ReferenceStoreError, match=r"1 of 4 .*picture 3: the same as 1\.png"):
+        manager.create_character_embedding("luca", [*given(folder), plain(REDS[1])])
+
+
 @pytest.mark.parametrize(
     ("faces", "status"),
     [
@@ -189,7 +206,13 @@ def test_a_text_file_named_png_cannot_be_checked(manager, folder):
         manager.check_character_consistency("luca", folder / "notes.png")
 
 
-@pytest.mark.parametrize("bad", [[], (), "missing_folder", 3])
+@pytest.mark.parametrize("bad", [5, b"store", "a\0b", "x" * 300])
+def test_a_store_that_no_folder_can_be_is_refused(bad):
+    with pytest.raises(InvalidValueError, match="store must be a path"):
+        CharacterReferenceManager(store=bad, profile="puppet", configs=handmade_configs(), device="cpu")
+
+
+@pytest.mark.parametrize("bad", [[], (), "missing_folder", 3, "x" * 300, "a\0b", plain("red")])
 def test_no_references_at_all_are_refused(manager, bad):
     with pytest.raises(InvalidValueError, match="reference_images"):
         manager.create_character_embedding("luca", bad)
@@ -329,3 +352,90 @@ def test_cleanup_is_harmless_twice(folder):
     manager.references("luca")
     manager.cleanup()
     manager.cleanup()
+
+
+# --- what is configured for a character, in batches
+
+
+def with_thresholds(configs, **changes):
+    """Return a configuration in which luca's thresholds are others."""
+    presets = configs.character_presets
+    luca = presets.characters["luca"]
+    luca = luca.model_copy(update={"thresholds": luca.thresholds.model_copy(update=changes)})
+    characters = {**presets.characters, "luca": luca}
+    return replace(configs, character_presets=presets.model_copy(update={"characters": characters}))
+
+
+def batch_statuses(checker, *args, **given):
+    return [verdict.status for verdict in checker.check_batch([plain("red")], *args, **given)]
+
+
+def test_a_batch_is_judged_by_the_characters_threshold_unless_given(folder):
+    configs = with_thresholds(handmade_configs({"luca": "luca"}), consistency=0.9)
+    with CharacterConsistencyChecker("cpu", "puppet", configs) as checker:
+        luca = CharacterReferenceManager(checker, folder / "store").references("luca")
+
+        def threshold(reference, **given):
+            (verdict,) = checker.check_batch([plain("red")], reference, **given)
+            return verdict.threshold
+
+        assert threshold(luca) == threshold(luca.template, character_name="luca") == 0.9
+        assert threshold(luca, metric="euclidean") == pytest.approx(0.2**0.5)
+        assert threshold(luca, threshold=0.3) == 0.3
+        assert threshold(luca.template) == 0.65
+        assert threshold(luca.template, metric="euclidean") == pytest.approx(0.7**0.5)
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_threshold_both_metrics_accept_the_same_pictures():
+    pictures = [plain((255, green, 0)) for green in range(0, 256, 15)]
+    with CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker:
+        accepted = [
+            [verdict.is_consistent for verdict in checker.check_batch(pictures, plain("red"), metric=metric)]
+            for metric in ("cosine", "euclidean")
+        ]
+    assert accepted[0] == accepted[1]
+    assert set(accepted[0]) == {True, False}
+
+
+def test_the_characters_limits_hold_for_single_pictures_and_for_batches(folder):
+    usual = handmade_configs({"luca": "luca"})
+    with CharacterConsistencyChecker("cpu", "puppet", usual) as checker:
+        luca = CharacterReferenceManager(checker, folder / "store").references("luca")
+        assert batch_statuses(checker, luca) == ["ok"]
+    for limit in ({"min_face_px": 65}, {"detection": 0.95}):  # the handmade face has 64 px and a score of 0.9
+        with CharacterConsistencyChecker("cpu", "puppet", with_thresholds(usual, **limit)) as checker:
+            judged = CharacterReferenceManager(checker, folder / "store").judge(luca, plain("red"), 0.5)
+            assert judged.status == "low_quality"
+            assert batch_statuses(checker, luca) == ["low_quality"]
+            assert batch_statuses(checker, luca.template) == ["ok"]  # nobody's in particular
+
+
+def test_a_checkers_own_limits_come_before_the_characters(folder):
+    strict_about_luca = with_thresholds(handmade_configs({"luca": "luca"}), min_face_px=65)
+    lax = FaceLimits(min_face_px=10)
+    with CharacterConsistencyChecker("cpu", "puppet", strict_about_luca, limits=lax) as checker:
+        manager = CharacterReferenceManager(checker, folder / "store")
+        luca = manager.references("luca")
+        assert manager.judge(luca, plain("red"), 0.5).status == "ok"
+        assert batch_statuses(checker, luca) == ["ok"]
+    with CharacterConsistencyChecker("cpu", "puppet", handmade_configs(), limits=FaceLimits(min_face_px=65)) as checker:
+        manager = CharacterReferenceManager(checker, folder / "store")
+        assert manager.judge(luca, plain("red"), 0.5).status == "low_quality"
+        with pytest.raises(ReferenceStoreError, match="low_quality"):
+            manager.create_character_embedding("luca", given(folder))
+
+
+def test_a_picture_that_cannot_be_looked_at_ends_no_batch(folder):
+    pictures = [plain("red"), folder / ("x" * 300), "a\0b.png", plain("red", (1, 1000)), plain("red")]
+    with CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker:
+        statuses = [verdict.status for verdict in checker.check_batch(pictures, plain("red"))]
+    assert statuses == ["ok", "decode_error", "decode_error", "no_face", "ok"]
+
+
+@pytest.mark.parametrize("bad", [plain("red"), "luca.png", 5, None])
+def test_what_is_no_list_of_pictures_is_no_batch(bad):
+    with CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker:
+        with pytest.raises(InvalidValueError, match="images must be a list of pictures"):
+            checker.check_batch(bad, plain("red"))
+        assert not checker._encoder.is_loaded

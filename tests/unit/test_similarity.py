@@ -15,7 +15,6 @@ from imagelab.similarity import (
     cosine,
     cosine_to_euclidean,
     euclidean,
-    euclidean_to_cosine,
     unit,
 )
 
@@ -42,8 +41,11 @@ def test_an_embedding_is_nearest_to_itself(a):
 
 
 @pytest.mark.parametrize("value", [1.0, 0.65, 0.45, 0.0, -1.0])
-def test_thresholds_convert_both_ways(value):
-    assert euclidean_to_cosine(cosine_to_euclidean(value)) == pytest.approx(value)
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_thresholds_convert_both_ways(metric, value):
+    converted = metric.from_cosine(value)
+    assert check_threshold(converted, metric.name) == converted
+    assert metric.to_cosine(converted) == pytest.approx(value)
 
 
 def test_published_pairs_of_thresholds_agree():

@@ -4,7 +4,8 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -15,9 +16,9 @@ from tqdm.auto import tqdm
 
 from imagelab.character import CharacterGenerator
 from imagelab.config import Configs, Thresholds, project_root
-from imagelab.errors import GenerationError, InvalidValueError
-from imagelab.imagefiles import perceptual_hash, save_png, sha256_file
-from imagelab.plan import MAX_SEED, lora_uses, plan_generation
+from imagelab.errors import GenerationError, ImageFileError, InvalidValueError
+from imagelab.imagefiles import checked_path, perceptual_hash, save_png, sha256_file
+from imagelab.plan import MAX_SEED, check_whole, lora_uses, plan_generation
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest, ItemStatus, LoraUse, Record
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 METADATA_FILE = "metadata.json"
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
+_OFTEN = 200  # pictures; a longer list is written less often, so that it costs no more than 15 ms a picture
 _FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 
 
@@ -107,18 +109,20 @@ class BatchImageGenerator:
         clear face is unscorable, one below `consistency_threshold` (a cosine; None: the character's for batches) is
         rejected. A failure is recorded and the batch goes on. With `enable_consistency_check=False` no face is looked
         for. Writes accepted/, with `save_rejected` rejected/ (unscorable ones too) and metadata.json, which lists every
-        picture, into `output_dir` (None: reports/runs/<time>-<character>), where no other batch may be.
+        picture, into `output_dir` (None: reports/runs/<time>-<character>), where no other batch may be. The list grows
+        with the batch, so that `read_batch` reads what a killed one has left.
 
         Everything is checked before a model is loaded; a bad argument leaves nothing behind. Raises UnknownNameError,
         InvalidValueError, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError, and ImageFileError
-        when a picture can't be written; metadata.json then lists what there is.
+        when a picture can't be written; metadata.json then lists what there is, and that picture as failed.
         """
+        count = check_whole(num_images, "num_images", 1, MAX_IMAGES)
         picture = GenerationRequest(
             character=character,
             scene_description=scene_description,
             quality_preset=quality_preset,
             style=style,
-            seed=seed,
+            seed=check_whole(seed, "seed", 0, MAX_SEED - count + 1),
             negative_prompt=negative_prompt,
             width=width,
             height=height,
@@ -128,12 +132,12 @@ class BatchImageGenerator:
         thresholds = self.generator.configs.character(character).thresholds
         request = BatchRequest(
             picture=picture,
-            num_images=_count(num_images),
+            num_images=count,
             enable_consistency_check=enable_consistency_check,
             threshold=_threshold(consistency_threshold, thresholds) if enable_consistency_check else None,
             save_rejected=save_rejected,
         )
-        self._check(request)
+        plan_generation(self.generator.configs, self.generator.profile, picture)
         folder = _free_folder(output_dir, character)
         references = self.references.references(character) if enable_consistency_check else None
         self.generator.load()
@@ -152,49 +156,37 @@ class BatchImageGenerator:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _check(self, request: BatchRequest) -> None:
-        last = MAX_SEED - request.num_images + 1
-        seed = request.picture.seed
-        if type(seed) is not int or not 0 <= seed <= last:
-            raise InvalidValueError("seed", seed, f"a whole number between 0 and {last}")
-        plan_generation(self.generator.configs, self.generator.profile, request.picture)
-
     def _run(
         self, request: BatchRequest, references: CharacterReferences | None, folder: Path, *, progress: bool
     ) -> BatchResult:
+        providers = self.references.providers if references else ()
         made = _claim(folder)
-        items: list[BatchItem] = []
-        start = perf_counter()
+        book = _Book(folder=folder, request=request, references=references, face_providers=providers)
         try:
             bar = tqdm(request.requests(), desc=str(request.picture.character), unit="picture", disable=not progress)
             for index, picture in enumerate(bar):
-                items.append(self._draw(index, picture, request, references, folder))
-                bar.set_postfix(accepted=sum(item.status == "accepted" for item in items))
+                book.add(*self._draw(index, picture, request, references))
+                bar.set_postfix(accepted=book.result().total_accepted)
         finally:
             # Also after an error or a KeyboardInterrupt: what was drawn until then is listed.
-            result = _result(items, request, folder, references, perf_counter() - start)
-            if items:
-                providers = self.references.providers if references else ()
-                _write_metadata(folder, request, references, providers, result)
-            else:
+            result = book.close()
+            if not result.items:
                 _unclaim(made)
         return result
 
     def _draw(
-        self,
-        index: int,
-        picture: GenerationRequest,
-        request: BatchRequest,
-        references: CharacterReferences | None,
-        folder: Path,
-    ) -> BatchItem:
+        self, index: int, picture: GenerationRequest, request: BatchRequest, references: CharacterReferences | None
+    ) -> tuple[BatchItem, Generation | None]:
         item = BatchItem(index=index, seed=picture.seed or 0, status="failed")
         try:
             generation = self.generator.generate(picture)
         except GenerationError as error:
-            return replace(item, reason=str(error))
+            return replace(item, reason=str(error)), None
         item = replace(item, perceptual_hash=perceptual_hash(generation.image))
-        return _keep(self._judge(item, generation.image, request, references), generation, request, folder)
+        item = self._judge(item, generation.image, request, references)
+        if item.status == "accepted" or request.save_rejected:
+            item = replace(item, path=Path(_FOLDERS[item.status]) / f"{item.index:04d}_seed{item.seed}.png")
+        return item, generation
 
     def _judge(
         self, item: BatchItem, image: "Image", request: BatchRequest, references: CharacterReferences | None
@@ -218,7 +210,7 @@ def is_blank(image: "Image") -> bool:
 
 
 def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
-    """Return the result that a batch left in its folder.
+    """Return the result that a batch left in its folder; that of one that was stopped has fewer items than `requested`.
 
     Raises InvalidValueError when there is none.
     """
@@ -227,13 +219,10 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
         data = json.loads(path.read_text(encoding="utf-8"))["result"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidValueError("folder", str(folder), f"one of a batch, with a {METADATA_FILE}") from error
-    return BatchResult.from_dict(data)
-
-
-def _count(num_images: object) -> int:
-    if type(num_images) is not int or not 1 <= num_images <= MAX_IMAGES:
-        raise InvalidValueError("num_images", num_images, f"a whole number between 1 and {MAX_IMAGES}")
-    return num_images
+    result = BatchResult.from_dict(data)
+    items = tuple(_settled(item, Path(folder)) for item in result.items)
+    # Where the folder is now: it may have moved since, and a relative path was one from elsewhere.
+    return replace(result, items=items, output_dir=Path(folder))
 
 
 def _threshold(given: float | None, thresholds: Thresholds) -> float:
@@ -247,13 +236,16 @@ def _free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> P
         runs = project_root() / "reports" / "runs"
         names = (stamp, *(f"{stamp}-{count}" for count in range(2, 1000)))
         return next(runs / name for name in names if not (runs / name).exists())
-    if not isinstance(output_dir, str | os.PathLike) or not os.fspath(output_dir):
+    if output_dir == "":
         raise InvalidValueError("output_dir", output_dir, "a folder's path, or None")
-    folder = Path(output_dir)
-    taken = [name for name in (METADATA_FILE, "accepted", "rejected") if (folder / name).exists()]
+    folder = checked_path(output_dir, "output_dir")
+    try:
+        taken = [name for name in (METADATA_FILE, "accepted", "rejected") if (folder / name).exists()]
+        nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InvalidValueError("output_dir", str(folder), f"a folder that can be read ({error.strerror})") from error
     if taken:
         raise InvalidValueError("output_dir", str(folder), f"without another batch (there is {taken[0]})")
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InvalidValueError("output_dir", str(folder), f"a folder that can be written ({nearest} isn't one)")
     return folder
@@ -279,62 +271,88 @@ def _unclaim(made: list[Path]) -> None:
             return
 
 
-def _keep(item: BatchItem, generation: Generation, request: BatchRequest, folder: Path) -> BatchItem:
-    """Write a picture that is to be kept, with its record inside."""
-    if item.status != "accepted" and not request.save_rejected:
+@dataclass(kw_only=True)
+class _Book:
+    """What a batch writes: its list, metadata.json, and the pictures that are kept.
+
+    A picture is on the list before it lies in its folder, so that none lies there unlisted; of a long batch that is
+    killed outright, the last few may.
+    """
+
+    folder: Path
+    request: BatchRequest
+    references: CharacterReferences | None
+    face_providers: tuple[str, ...]
+    items: list[BatchItem] = field(default_factory=list)
+    start: float = field(default_factory=perf_counter)
+
+    def add(self, item: BatchItem, generation: Generation | None) -> None:
+        """List a picture and write it to where its path says, with its record inside."""
+        self.items.append(item)
+        if len(self.items) % (1 + len(self.items) // _OFTEN) == 0:
+            self._write_list(self.result(), complete=False)
+        if generation is None or item.path is None:
+            return
+        try:
+            save_png(generation.image, self.folder / item.path, generation.record)
+        except (ImageFileError, InvalidValueError) as error:  # the latter where the folder has gone since
+            self.items[-1] = replace(item, status="failed", reason=str(error))
+            raise
+        self.items[-1] = _settled(item, self.folder)
+
+    def close(self) -> BatchResult:
+        """Write the list of all that there is, if there is anything, and return it."""
+        self.items[-1:] = [_settled(item, self.folder) for item in self.items[-1:]]
+        result = self.result()
+        if result.items:
+            self._write_list(result, complete=len(result.items) == result.requested)
+        return result
+
+    def result(self) -> BatchResult:
+        """Return the batch as far as it has come."""
+        picture = self.request.picture
+        return BatchResult(
+            items=tuple(self.items),
+            requested=self.request.num_images,
+            character=str(picture.character),
+            scene_description=picture.scene_description,
+            threshold=self.request.threshold,
+            encoder=self.references.provenance.encoder.label if self.references else None,
+            output_dir=self.folder,
+            seconds={"total": perf_counter() - self.start},
+        )
+
+    def _write_list(self, result: BatchResult, *, complete: bool) -> None:
+        mean = result.mean_similarity
+        metadata = {
+            "complete": complete,
+            "summary": {
+                "requested": result.requested,
+                "total_generated": result.total_generated,
+                **result.counts,
+                "acceptance_rate": result.acceptance_rate,
+                "consistency_scores": result.consistency_scores,
+                "mean_similarity": None if math.isnan(mean) else mean,
+            },
+            "request": self.request.to_dict(),
+            "references": self.references.provenance.to_dict() if self.references else None,
+            "face_providers": self.face_providers,
+            "result": result.to_dict(),
+        }
+        path, partial = self.folder / METADATA_FILE, self.folder / f".{METADATA_FILE}.partial"
+        try:
+            partial.write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            reason = f"{path} can't be written: {error.strerror or error}"
+            raise GenerationError(reason, "Free some space there, or choose another output_dir") from error
+
+
+def _settled(item: BatchItem, folder: Path) -> BatchItem:
+    """Say of a listed picture whether it has come to lie in its folder."""
+    if item.path is None or item.sha256:
         return item
-    name = Path(_FOLDERS[item.status]) / f"{item.index:04d}_seed{item.seed}.png"
-    path = save_png(generation.image, folder / name, generation.record)
-    return replace(item, path=name, sha256=sha256_file(path))
-
-
-def _result(
-    items: list[BatchItem],
-    request: BatchRequest,
-    folder: Path,
-    references: CharacterReferences | None,
-    seconds: float,
-) -> BatchResult:
-    return BatchResult(
-        items=tuple(items),
-        requested=request.num_images,
-        character=str(request.picture.character),
-        scene_description=request.picture.scene_description,
-        threshold=request.threshold,
-        encoder=references.provenance.encoder.label if references else None,
-        output_dir=folder,
-        seconds={"total": seconds},
-    )
-
-
-def _write_metadata(
-    folder: Path,
-    request: BatchRequest,
-    references: CharacterReferences | None,
-    providers: tuple[str, ...],
-    result: BatchResult,
-) -> None:
-    mean = result.mean_similarity
-    metadata = {
-        "complete": len(result.items) == result.requested,
-        "summary": {
-            "requested": result.requested,
-            "total_generated": result.total_generated,
-            **result.counts,
-            "acceptance_rate": result.acceptance_rate,
-            "consistency_scores": result.consistency_scores,
-            "mean_similarity": None if math.isnan(mean) else mean,
-        },
-        "request": request.to_dict(),
-        "references": references.provenance.to_dict() if references else None,
-        "face_providers": providers,
-        "result": result.to_dict(),
-    }
-    partial = folder / f".{METADATA_FILE}.partial"
-    try:
-        partial.write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(folder / METADATA_FILE)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        reason = f"{folder / METADATA_FILE} can't be written: {error.strerror or error}"
-        raise GenerationError(reason, "Free some space there") from error
+    path = folder / item.path
+    return replace(item, sha256=sha256_file(path)) if path.is_file() else replace(item, path=None)

@@ -6,17 +6,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from imagelab.config import Configs, Profile, load_configs
 from imagelab.errors import GenerationError, InvalidValueError
-from imagelab.imagefiles import check_png_path, save_png
+from imagelab.imagefiles import check_png_path, checked_path, save_png
 from imagelab.plan import Plan, lora_uses, plan_generation
 from imagelab.results import Generation, GenerationRecord, GenerationRequest, LoraUse
-from imagelab.vram import release_memory
+from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -71,6 +70,13 @@ class CharacterGenerator:
         """Return diffusers' pipeline, loaded if need be; the weights carry whatever LoRAs the last picture used."""
         return self.load().pipe
 
+    def vram(self) -> VramReading:
+        """Return the memory in use on the generator's device, by others too; the peak is since the last picture began.
+
+        Zeros without CUDA.
+        """
+        return read_vram(self.device)
+
     def load(self) -> "LoadedPipeline":
         """Load the models now, unless they are loaded.
 
@@ -111,7 +117,9 @@ class CharacterGenerator:
         """Draw a character in a scene and return the picture; None stands for the configuration's own value.
 
         `additional_loras` are LoraUse or `{"name": ..., "weight": ...}`; one that names a LoRA of the character's own
-        replaces its weight, and weight 0 leaves it out. With `output_path` the picture is also written there as a
+        replaces its weight, and weight 0 leaves it out. A `scene_description` that is just the name of one of the
+        character's scene presets stands for its text; a LoRA combination's name stands for its LoRAs, whose weights
+        the given one multiplies. With `output_path` the picture is also written there as a
         PNG that carries its record. Raises what `generate` raises.
         """
         request = GenerationRequest(
@@ -126,7 +134,7 @@ class CharacterGenerator:
             additional_loras=lora_uses(additional_loras),
             use_controlnet=use_controlnet,
             control_type=control_type,
-            control_image=None if control_image is None else Path(control_image),
+            control_image=None if control_image is None else checked_path(control_image, "control_image"),
             controlnet_scale=controlnet_scale,
         )
         if output_path is None:
@@ -157,6 +165,7 @@ class CharacterGenerator:
         from imagelab.encoding import encode_prompt
         from imagelab.pipeline import draw
 
+        reset_peak(loaded.device)
         clock = [perf_counter()]
         self._apply_loras(loaded, plan)
         clock.append(perf_counter())
@@ -176,7 +185,8 @@ class CharacterGenerator:
         clock.append(perf_counter())
         stages = ("loras", "prompt", "draw")
         seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
-        record = _record(plan, loaded, seconds | {"total": clock[-1] - clock[0]})
+        peak_gib = read_vram(loaded.device).peak_gib
+        record = _record(plan, loaded, seconds | {"total": clock[-1] - clock[0]}, peak_gib)
         return Generation(image=image, record=record)
 
     def _apply_loras(self, loaded: "LoadedPipeline", plan: Plan) -> None:
@@ -209,7 +219,9 @@ class CharacterGenerator:
             warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
 
 
-def _record(plan: Plan, loaded: "LoadedPipeline", seconds: Mapping[str, float]) -> GenerationRecord:
+def _record(
+    plan: Plan, loaded: "LoadedPipeline", seconds: Mapping[str, float], peak_vram_gib: float
+) -> GenerationRecord:
     from imagelab.pipeline import device_name
 
     request = plan.request
@@ -236,6 +248,7 @@ def _record(plan: Plan, loaded: "LoadedPipeline", seconds: Mapping[str, float]) 
         degraded=loaded.degraded,
         versions={library: _version(library) for library in _LIBRARIES},
         seconds=seconds,
+        peak_vram_gib=peak_vram_gib,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from imagelab.prompts import Prompt, parse_weighted
+from imagelab.prompts import BREAK, Prompt, parse_weighted
 
 _CHUNK = 75  # tokens; two more frame them, and 77 is what CLIP was trained on
 _LOOK_BACK = 20  # tokens that a chunk may stay short by, to end at a comma
@@ -60,13 +60,20 @@ def count_chunks(pipe: StableDiffusionXLPipeline, text: str) -> int:
 
 
 def _chunks(tokenizer: Any, text: str) -> list[Tokens]:
-    """Tokenize a prompt and split it, at a comma if there is one near the end of a chunk."""
-    tokens = [
-        (token, weight)
-        for piece, weight in parse_weighted(text)
-        for token in tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-    ]
+    """Tokenize a prompt and split it into chunks; each BREAK begins a new one."""
+    sections: list[Tokens] = [[]]
+    for piece, weight in parse_weighted(text):
+        if piece == BREAK:
+            sections.append([])
+        else:
+            ids = tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+            sections[-1] += [(token, weight) for token in ids]
     commas = set(tokenizer(",", add_special_tokens=False).input_ids)
+    return [chunk for section in sections if section for chunk in _split(section, commas)] or [[]]
+
+
+def _split(tokens: Tokens, commas: set[int]) -> list[Tokens]:
+    """Split tokens into chunks, at a comma if there is one near the end of a chunk."""
     chunks = []
     while len(tokens) > _CHUNK:
         at_comma = (end for end in range(_CHUNK, _CHUNK - _LOOK_BACK, -1) if tokens[end - 1][0] in commas)

@@ -32,6 +32,7 @@ _OTHER_KINDS = {
     ".lora_B.bias": "a LoRA with biases",
 }
 _TOUCHES_NOTHING = "Use a LoRA that was trained on this base model"
+_AGAIN = "Fetch or train it again"
 
 _CLIP = "text_model."
 
@@ -69,7 +70,7 @@ def read_lora(path: Path, pipe: StableDiffusionXLPipeline) -> tuple[LoraLayer, .
         shown = ", ".join(sorted(strays)[:5]) or "no LoRA tensors at all"
         raise ModelFileError(path, f"has {len(strays)} keys that fit nothing in the model: {shown}", _TOUCHES_NOTHING)
     layers = tuple(_layer(path, pipe, slot, pair, alphas, metadata) for slot, pair in pairs.items())
-    if not any(layer.up.any() and layer.down.any() for layer in layers):
+    if not any(layer.scale and layer.up.any() and layer.down.any() for layer in layers):
         raise ModelFileError(path, "changes nothing: all its updates are zero", "Train it, or leave it out")
     return layers
 
@@ -82,15 +83,15 @@ def _parse(
         tensors, alphas, metadata = pipe.lora_state_dict(
             path, unet_config=pipe.unet.config, use_safetensors=True, local_files_only=True, return_lora_metadata=True
         )
+        names = _peft_names(tensors)
+        by_slot = {}
+        for key, alpha in (alphas or {}).items():
+            down = key.removesuffix(".alpha")
+            down = down if down.endswith(".down.weight") else f"{down}.lora.down.weight"
+            by_slot[_slot(pipe, _peft_names([down])[down])] = float(alpha)
     except Exception as error:  # the converters raise what a surprising key leads them to: KeyError, ValueError ...
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(path, f"can't be read as a LoRA: {reason}", "Use a LoRA for SDXL") from error
-    names = _peft_names(tensors)
-    by_slot = {}
-    for key, alpha in (alphas or {}).items():
-        down = key.removesuffix(".alpha")
-        down = down if down.endswith(".down.weight") else f"{down}.lora.down.weight"
-        by_slot[_slot(pipe, _peft_names([down])[down])] = float(alpha)
     return {names[key]: tensor for key, tensor in tensors.items()}, by_slot, metadata or {}
 
 
@@ -167,12 +168,17 @@ def _layer(
     if not _fits(down, up, weight):
         shapes = f"{tuple(up.shape)} × {tuple(down.shape)} for a weight of {tuple(weight.shape)}"
         raise ModelFileError(path, f"was made for another base model: {name} is {shapes}", _TOUCHES_NOTHING)
-    alpha = alphas[slot] if slot in alphas else _alpha_of_peft(metadata, slot, rank)
-    numbers = (down, up)
-    if not all(part.is_floating_point() and part.isfinite().all() for part in numbers) or not math.isfinite(alpha):
-        raise ModelFileError(path, f"has NaN or infinity in {name}", "Fetch or train it again")
-    divisor = math.sqrt(rank) if metadata.get(f"{slot[0]}.use_rslora") else rank
-    return LoraLayer(slot=slot, down=down, up=up, scale=alpha / divisor)
+    for part in (down, up):
+        if not part.is_floating_point():
+            raise ModelFileError(path, f"is quantised: {name} holds {part.dtype}", "Use a LoRA in float16 or float32")
+    try:
+        scale = alphas[slot] / rank if slot in alphas else _scale_of_peft(metadata, slot, rank)
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        reason = f"carries a LoraConfig that says nothing sensible about alpha: {error}"
+        raise ModelFileError(path, reason, _AGAIN) from error
+    if not all(part.isfinite().all() for part in (down, up)) or not math.isfinite(scale):
+        raise ModelFileError(path, f"has NaN or infinity in {name}", _AGAIN)
+    return LoraLayer(slot=slot, down=down, up=up, scale=scale)
 
 
 def _fits(down: Tensor, up: Tensor, weight: Tensor) -> bool:
@@ -185,15 +191,17 @@ def _fits(down: Tensor, up: Tensor, weight: Tensor) -> bool:
     return pointwise and kernel and product == (matrix[0], down.shape[0], up.shape[1], matrix[1])
 
 
-def _alpha_of_peft(metadata: Mapping[str, Any], slot: Slot, rank: int) -> float:
-    """Look alpha up in the LoraConfig that peft saves; a file that carries none means alpha = rank."""
+def _scale_of_peft(metadata: Mapping[str, Any], slot: Slot, rank: int) -> float:
+    """Look alpha / rank up in the LoraConfig that peft saves; a file that carries none means 1."""
     component, module = slot
+    alpha = metadata.get(f"{component}.lora_alpha", rank)
     patterns: Mapping[str, float] = metadata.get(f"{component}.alpha_pattern") or {}
-    for pattern, alpha in patterns.items():
+    for pattern, own in patterns.items():
         # peft's own rule: a pattern names the end of a module's path
         if re.match(rf"(.*\.)?({pattern.removeprefix(_CLIP)})$", module.removeprefix(_CLIP)):
-            return float(alpha)
-    return float(metadata.get(f"{component}.lora_alpha", rank))
+            alpha = own
+            break
+    return float(alpha) / (math.sqrt(rank) if metadata.get(f"{component}.use_rslora") else rank)
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+
+from imagelab.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK = "#222222"
 _MUTED = "#767676"
+_LEGEND_COLUMNS = 4
 
 _STYLE: Any = {
     "axes.edgecolor": _MUTED,
@@ -57,7 +61,12 @@ def contact_sheet(
     colour: str = _INK,
     if_empty: str = "no pictures",
 ) -> Figure:
-    """Lay pictures out in rows, a caption under each; `colour` is that of the captions."""
+    """Lay pictures out in rows, a caption under each; `colour` is that of the captions.
+
+    Raises InvalidValueError for less than one column.
+    """
+    if type(columns) is not int or columns < 1:
+        raise InvalidValueError("columns", columns, "a whole number, 1 or more")
     if not images:
         return _say(if_empty, title)
     rows = math.ceil(len(images) / columns)
@@ -99,11 +108,14 @@ def similarity_histogram(
 
     `groups` maps a label to its scores; NaN and None don't count, and the legend says how many are left.
     """
+    if not groups:
+        return _say("no scores", title)
     scores = {label: _finite(values) for label, values in groups.items()}
+    legend_rows = math.ceil(len(scores) / _LEGEND_COLUMNS)
     bins = _bins(np.concatenate([*scores.values(), [] if threshold is None else [threshold]]), bin_width)
     with _style():
         figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-        for (label, values), colour in zip(scores.items(), COLOURS, strict=False):
+        for (label, values), colour in zip(scores.items(), _colours(len(scores)), strict=True):
             name = f"{label} (n = {len(values)})"
             if not len(values):
                 axis.plot([], [], color=colour, linewidth=6, alpha=0.4, label=name)
@@ -115,14 +127,18 @@ def similarity_histogram(
             _draw_threshold(axis, threshold)
         axis.set(xlabel=xlabel, ylabel="density", xlim=(bins[0], bins[-1]))
         axis.set_ylim(bottom=0)
-        axis.set_title(title, pad=24)
-        axis.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(scores), handlelength=1.2)
+        axis.set_title(title, pad=10 + 14 * legend_rows)
+        axis.legend(
+            loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=min(len(scores), _LEGEND_COLUMNS), handlelength=1.2
+        )
     return _closed(figure)
 
 
 def similarity_matrix(matrix: ArrayLike, labels: Sequence[str], *, title: str = "") -> Figure:
     """Show the similarity of each to each, the numbers written into the cells."""
     values = np.asarray(matrix, dtype=np.float64)
+    if not values.size:
+        return _say("nothing to compare", title)
     side = 0.62 * len(labels) + 1.6
     with _style():
         figure, axis = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
@@ -139,6 +155,30 @@ def similarity_matrix(matrix: ArrayLike, labels: Sequence[str], *, title: str = 
         axis.set_title(title)
         figure.colorbar(image, ax=axis, shrink=0.8, label="cosine similarity").outline.set_visible(False)
     return _closed(figure)
+
+
+def loss_curves(stories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw one small panel a training: its loss over its steps, on a logarithmic scale."""
+    if not stories:
+        return _say("no trainings", "")
+    columns = 4
+    rows = math.ceil(len(stories) / columns)
+    with _style():
+        figure, axes = plt.subplots(rows, columns, figsize=(9, 1.9 * rows), squeeze=False, layout="constrained")
+        for axis in axes.flat[len(stories) :]:
+            axis.axis("off")
+        for axis, (name, story) in zip(axes.flat, stories.items(), strict=False):
+            axis.plot(story["step"], story["loss"], color=COLOURS[0], linewidth=1.2)
+            axis.set(yscale="log", title=name)
+            axis.set_xlabel(f"steps, {story['seconds'][-1] / 60:.0f} min in all")
+    return _closed(figure)
+
+
+def _colours(count: int) -> Sequence[str]:
+    """Return COLOURS, or, where they don't suffice, steps of viridis, which is as safe."""
+    if count <= len(COLOURS):
+        return COLOURS[:count]
+    return [to_hex(colour) for colour in mpl.colormaps["viridis"](np.linspace(0, 0.95, count))]
 
 
 def _draw_threshold(axis: Axes, threshold: float) -> None:
@@ -177,20 +217,4 @@ def _say(text: str, title: str) -> Figure:
 
 def _closed(figure: Figure) -> Figure:
     plt.close(figure)  # out of pyplot's list: else the inline backend shows it a second time
-    return figure
-
-
-def loss_curves(stories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw one small panel a training: its loss over its steps, on a logarithmic scale."""
-    columns = 4
-    rows = math.ceil(len(stories) / columns)
-    with _style():
-        figure, axes = plt.subplots(rows, columns, figsize=(9, 1.9 * rows), squeeze=False, layout="constrained")
-        for axis in axes.flat[len(stories) :]:
-            axis.axis("off")
-        for axis, (name, story) in zip(axes.flat, stories.items(), strict=False):
-            axis.plot(story["step"], story["loss"], color=COLOURS[0], linewidth=1.2)
-            axis.set(yscale="log", title=name)
-            axis.set_xlabel(f"steps, {story['seconds'][-1] / 60:.0f} min in all")
-        plt.close(figure)
     return figure

@@ -5,15 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis
-_ROUND = 1.1
-_SQUARE = 1 / 1.1
+_FACTOR = {"(": 1.1, "[": 1 / 1.1}
+_OPENING = {")": "(", "]": "["}
+BREAK = "BREAK"  # where the encoders begin a new chunk
 _TOKEN = re.compile(
     r"""
-    (?P<escaped> \\[()\[\]\\] )
+    (?P<escaped> \\[()\[\]\\]? )
   | (?P<open> [(\[] )
   | :\s*(?P<weight> [+-]?(?:\d+\.?\d*|\.\d+) )\s*\)
   | (?P<close> [)\]] )
-  | (?P<text> [^\\()\[\]:]+ | . )
+  | (?P<text> [^\\()\[\]:]+ | : )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -23,25 +24,28 @@ def parse_weighted(text: str) -> tuple[tuple[str, float], ...]:
     r"""Split a prompt into pieces of one weight each, in A1111 notation.
 
     `(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.5)` 1.5; brackets in brackets multiply; `\(` is a bracket. As in
-    A1111, a bracket that is never closed acts to the end, and one that was never opened is text.
+    A1111, a bracket that is never closed acts to the end, one that was never opened is text, round and square ones may
+    cross, any other backslash is dropped, and BREAK is a piece by itself.
 
     >>> parse_weighted("a (red:1.5) hat")
     (('a ', 1.0), ('red', 1.5), (' hat', 1.0))
     """
     pieces: list[tuple[str, float]] = []
-    open_brackets: list[tuple[str, int]] = []  # and the number of pieces before each
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # the number of pieces before each open bracket
     for match in _TOKEN.finditer(text):
-        opening = {")": "(", "]": "["}.get(match[0][-1])
+        opening = _OPENING.get(match[0][-1], "")
         if match["open"]:
-            open_brackets.append((match[0], len(pieces)))
-        elif (match["weight"] or match["close"]) and open_brackets and open_brackets[-1][0] == opening:
-            _, start = open_brackets.pop()
-            factor = float(match["weight"] or (_ROUND if opening == "(" else _SQUARE))
-            pieces[start:] = _scaled(pieces[start:], factor)
+            opened[match[0]].append(len(pieces))
+        elif (match["weight"] or match["close"]) and opened[opening]:
+            start = opened[opening].pop()
+            pieces[start:] = _scaled(pieces[start:], float(match["weight"] or _FACTOR[opening]))
+        elif match["escaped"]:
+            pieces.append((match[0][1:], 1.0))
         else:
-            pieces.append((match[0][1:] if match["escaped"] else match[0], 1.0))
-    for bracket, start in open_brackets:
-        pieces[start:] = _scaled(pieces[start:], _ROUND if bracket == "(" else _SQUARE)
+            pieces += [(part, 1.0) for part in re.split(rf"\s*\b({BREAK})\b\s*", match[0])]
+    for bracket, starts in opened.items():
+        for start in starts:
+            pieces[start:] = _scaled(pieces[start:], _FACTOR[bracket])
     return tuple(_merged(pieces)) or (("", 1.0),)
 
 
@@ -52,9 +56,9 @@ def _scaled(pieces: Iterable[tuple[str, float]], factor: float) -> list[tuple[st
 def _merged(pieces: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     merged: list[tuple[str, float]] = []
     for text, weight in pieces:
-        if merged and merged[-1][1] == weight:
+        if text and merged and merged[-1][1] == weight and BREAK not in (text, merged[-1][0]):
             merged[-1] = (merged[-1][0] + text, weight)
-        else:
+        elif text:
             merged.append((text, weight))
     return merged
 
@@ -91,21 +95,35 @@ def build_prompt(
 def join_phrases(*texts: str) -> str:
     """Join comma-separated phrases, each one once; case and spaces don't tell two phrases apart.
 
-    >>> join_phrases("a cat, (red, big:1.2)", "A  cat, hat")
-    'a cat, (red, big:1.2), hat'
+    What comes after a BREAK may say again what came before it. A bracket that a text leaves open is closed at its end,
+    so that it doesn't weigh the texts after it.
+
+    >>> join_phrases("a cat, (red, big:1.2)", "A  cat, hat :(", "sea")
+    'a cat, (red, big:1.2), hat :(), sea'
     """
-    phrases = [" ".join(phrase.split()) for text in texts for phrase in _split_phrases(text)]
-    first = {phrase.casefold(): phrase for phrase in reversed(phrases) if phrase}
-    return ", ".join(dict.fromkeys(first[phrase.casefold()] for phrase in phrases if phrase))
+    kept: list[str] = []
+    said: set[str] = set()
+    for phrase in (" ".join(phrase.split()) for text in texts for phrase in _split_phrases(text)):
+        if re.search(rf"\b{BREAK}\b", phrase):
+            said.clear()
+            kept.append(phrase)
+        elif phrase and phrase.casefold() not in said:
+            kept.append(phrase)
+            said.add(phrase.casefold())
+    return ", ".join(kept)
 
 
 def _split_phrases(text: str) -> list[str]:
-    """Split at the commas that stand outside of all brackets."""
-    phrases, depth = [""], 0
-    for part in re.findall(r"\\.|.", text, re.DOTALL):
-        depth = max(0, depth + (part in "([") - (part in ")]"))
-        if part == "," and depth == 0:
+    """Split at the commas that stand outside of all brackets, and close the brackets that are left open."""
+    phrases, depth = [""], {"(": 0, "[": 0}
+    for part in re.findall(r"\\[()\[\]\\]?|.", text, re.DOTALL):
+        if part in depth:
+            depth[part] += 1
+        elif part in _OPENING:
+            depth[_OPENING[part]] = max(0, depth[_OPENING[part]] - 1)
+        if part == "," and not any(depth.values()):
             phrases.append("")
-        else:
+        elif part != "\\":  # which would escape the bracket that closes
             phrases[-1] += part
+    phrases[-1] += ")" * depth["("] + "]" * depth["["]
     return phrases

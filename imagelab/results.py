@@ -103,7 +103,7 @@ class LoraRecord(Record):
 class GenerationRecord(Record):
     """How a picture was drawn, with everything resolved: what it takes to draw it again.
 
-    Two records are equal when they describe the same picture; how long it took doesn't count.
+    Two records are equal when they describe the same picture; what time and memory it took doesn't count.
     """
 
     profile: str
@@ -128,6 +128,7 @@ class GenerationRecord(Record):
     degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
     versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
+    peak_vram_gib: float = field(default=0.0, compare=False)  # with the weights; 0 where there is no GPU
     schema_version: int = SCHEMA_VERSION
 
     def to_request(self) -> GenerationRequest:

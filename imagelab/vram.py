@@ -3,6 +3,10 @@
 import gc
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _GIB = 2**30
 
@@ -16,39 +20,44 @@ class VramReading:
     peak_gib: float = 0.0  # largest allocated_gib since the start or the last reset_peak
 
 
-def read_vram(device: str = "cuda") -> VramReading:
-    """Return what is in use on a device; zeros without CUDA."""
+def read_vram(device: "str | torch.device" = "auto") -> VramReading:
+    """Return what is in use on a device, "auto" being the GPU if there is one; zeros without CUDA."""
     if not _uses_cuda(device):
         return VramReading()
     from torch import cuda
 
+    where = _gpu(device)
     return VramReading(
-        allocated_gib=cuda.memory_allocated(device) / _GIB,
-        reserved_gib=cuda.memory_reserved(device) / _GIB,
-        peak_gib=cuda.max_memory_allocated(device) / _GIB,
+        allocated_gib=cuda.memory_allocated(where) / _GIB,
+        reserved_gib=cuda.memory_reserved(where) / _GIB,
+        peak_gib=cuda.max_memory_allocated(where) / _GIB,
     )
 
 
-def reset_peak(device: str = "cuda") -> None:
+def reset_peak(device: "str | torch.device" = "auto") -> None:
     """Let the peak start anew from what is in use now."""
     if _uses_cuda(device):
         from torch import cuda
 
-        cuda.reset_peak_memory_stats(device)
+        cuda.reset_peak_memory_stats(_gpu(device))
 
 
 def release_memory() -> None:
     """Collect garbage and hand the allocator's unused blocks back to the GPU."""
     gc.collect()  # modules and hooks refer to each other: counting references doesn't free them
-    if _uses_cuda("cuda"):
+    if _uses_cuda("auto"):
         from torch import cuda
 
         cuda.empty_cache()
 
 
-def _uses_cuda(device: str) -> bool:
+def _gpu(device: "str | torch.device") -> str:
+    return "cuda" if str(device) == "auto" else str(device)
+
+
+def _uses_cuda(device: "str | torch.device") -> bool:
     # Where torch was never imported nothing can be in use, and a reading needn't be what imports it.
-    if not device.startswith("cuda") or "torch" not in sys.modules:
+    if not _gpu(device).startswith("cuda") or "torch" not in sys.modules:
         return False
     from torch import cuda
 

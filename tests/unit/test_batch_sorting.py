@@ -1,5 +1,9 @@
 import json
 import math
+import signal
+import time
+from multiprocessing import get_context
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import numpy as np
 import pytest
@@ -79,11 +83,11 @@ def batch(folder):
     """Return a function that makes a batch generator which paints what it is told."""
     made = []
 
-    def make(*answers):
+    def make(*answers, painter=Painter):
         configs = without_loras(handmade_configs({"luca": "luca"}))
         references = CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
         made.append(references)
-        return BatchImageGenerator(Painter(configs, answers), references)
+        return BatchImageGenerator(painter(configs, answers), references)
 
     yield make
     for references in made:
@@ -217,6 +221,15 @@ def test_the_result_reads_back_from_its_folder(batch, folder):
     assert metadata["face_providers"] == ["CPUExecutionProvider"]
 
 
+def test_a_batch_reads_back_from_where_its_folder_is_now(batch, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    draw(batch("red"), folder, output_dir="out")
+    (folder / "out").rename(folder / "moved")
+    monkeypatch.chdir("/")
+    result = read_batch(folder / "moved")
+    assert (result.output_dir / result.items[0].path).is_file()
+
+
 def test_a_folder_without_a_batch_is_refused(tmp_path):
     with pytest.raises(InvalidValueError, match=r"metadata\.json"):
         read_batch(tmp_path)
@@ -263,6 +276,8 @@ def test_another_batch_is_never_overwritten(batch, folder):
         ({"additional_loras": "luca"}, "additional_loras"),
         ({"output_dir": ""}, "output_dir"),
         ({"output_dir": 5}, "output_dir"),
+        ({"output_dir": "a\0b"}, "output_dir"),
+        ({"output_dir": "x" * 300}, "output_dir"),
     ],
 )
 def test_a_bad_value_is_refused_before_anything_loads(batch, folder, options, named):
@@ -331,6 +346,63 @@ def test_a_batch_that_is_stopped_lists_what_it_has(batch, folder, error):
     assert metadata["complete"] is False
     assert metadata["summary"]["accepted"] == 1
     assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json"]
+
+
+def paint_for_ever(folder):
+    """Draw a batch that takes minutes."""
+    configs = without_loras(handmade_configs({"luca": "luca"}))
+    references = CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
+    draw(BatchImageGenerator(Painter(configs, ("red", "blue")), references), folder, num_images=10_000)
+
+
+def test_a_batch_that_is_killed_outright_has_listed_its_pictures(folder):
+    killed = get_context("spawn").Process(target=paint_for_ever, args=(folder,))
+    killed.start()
+    while killed.is_alive() and len(list((folder / "out").glob("*/*.png"))) < 3:
+        time.sleep(0.01)
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    result = read_batch(folder / "out")
+    assert json.loads((folder / "out" / "metadata.json").read_text())["complete"] is False
+    assert 3 <= len(result.items) == len(result.consistency_scores) < result.requested
+    listed = sorted(folder / "out" / item.path for item in result.items if item.path)
+    assert listed == sorted((folder / "out").glob("*/*.png"))
+    assert [item.sha256 for item in result.items if item.path] == [
+        sha256_file(folder / "out" / item.path) for item in result.items if item.path
+    ]
+
+
+def test_a_picture_that_cannot_be_written_is_listed_with_the_reason(batch, folder):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    generator = batch("red", Image.fromarray(noise))
+    limits = getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (30_000, limits[1]))  # bytes: more than the list takes, less than the noise
+    try:
+        with pytest.raises(ImageFileError, match="can't be written"):
+            draw(generator, folder, consistency_threshold=-1)
+    finally:
+        setrlimit(RLIMIT_FSIZE, limits)
+    written, unwritten = read_batch(folder / "out").items
+    assert (written.status, unwritten.status, unwritten.path) == ("accepted", "failed", None)
+    assert "can't be written" in unwritten.reason
+    assert unwritten.similarity_score is not None
+    assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json"]
+
+
+def test_the_list_grows_with_the_batch_and_a_long_one_more_seldom(batch, folder, monkeypatch):
+    monkeypatch.setattr("imagelab.batch._OFTEN", 3)
+    lengths = []
+
+    class Reader(Painter):
+        def generate(self, request):
+            listed = folder / "out" / "metadata.json"
+            lengths.append(len(read_batch(listed.parent).items) if listed.exists() else 0)
+            return super().generate(request)
+
+    result = draw(batch("red", painter=Reader), folder, num_images=8)
+    assert lengths == [0, 1, 2, 2, 4, 4, 6, 6]
+    assert len(result.items) == len(read_batch(folder / "out").items) == 8
 
 
 def test_a_batch_in_which_every_picture_fails_is_no_error(batch, folder):

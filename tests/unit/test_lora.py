@@ -181,6 +181,39 @@ def test_a_lora_that_changes_nothing_is_refused(pipe, tmp_path):
     refused(pipe, write(tmp_path / "a.safetensors", tensors), "changes nothing")
 
 
+def test_a_lora_whose_alphas_are_all_zero_is_refused(pipe, tmp_path):
+    tensors = kohya_tensors(random_pairs(pipe), alpha=0.0)
+    refused(pipe, write(tmp_path / "a.safetensors", tensors), "changes nothing")
+
+
+def test_a_lora_of_whole_numbers_is_refused_as_such(pipe, tmp_path):
+    tensors = {key: torch.ones_like(value, dtype=torch.int8) for key, value in peft_tensors(random_pairs(pipe)).items()}
+    refused(pipe, write(tmp_path / "a.safetensors", tensors), "quantised", "int8")
+
+
+@pytest.mark.parametrize("alpha", [torch.ones(2), torch.tensor(float("nan"))])
+def test_an_alpha_that_is_no_number_is_refused(pipe, tmp_path, alpha):
+    tensors = kohya_tensors(random_pairs(pipe))
+    tensors[next(key for key in tensors if key.endswith(".alpha"))] = alpha
+    refused(pipe, write(tmp_path / "a.safetensors", tensors))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [1],
+        {"unet.lora_alpha": None},
+        {"unet.lora_alpha": "x"},
+        {"unet.lora_alpha": 8, "unet.alpha_pattern": [1]},
+        {"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}},
+        {"unet.lora_alpha": 8, "unet.alpha_pattern": {"conv1": None}},
+    ],
+)
+def test_a_lora_config_that_makes_no_sense_is_refused(pipe, tmp_path, config):
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
+    refused(pipe, write(tmp_path / "a.safetensors", peft_tensors(random_pairs(pipe)), metadata), "LoraConfig", "alpha")
+
+
 def test_a_file_without_lora_tensors_is_refused(pipe, tmp_path):
     refused(pipe, write(tmp_path / "a.safetensors", {}), "no LoRA tensors")
 

@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from imagelab.plots import contact_sheet, similarity_histogram, similarity_matrix
+from imagelab.errors import InvalidValueError
+from imagelab.plots import contact_sheet, loss_curves, similarity_histogram, similarity_matrix
 
 mpl.use("agg")
 
@@ -33,6 +34,11 @@ FIGURES = {
     "empty sheet": lambda: contact_sheet([], [], title="Rejected", if_empty="every picture was accepted"),
     "histogram": lambda: similarity_histogram({"with": [0.9, 0.95], "without": [0.1, None, math.nan]}, 0.7, title="x"),
     "empty histogram": lambda: similarity_histogram({"with": [], "without": []}, 0.7),
+    "crowded histogram": lambda: similarity_histogram({f"character {n}": [n / 10] for n in range(9)}, 0.7, title="x"),
+    "histogram of nothing": lambda: similarity_histogram({}, 0.7),
+    "matrix of nothing": lambda: similarity_matrix([], []),
+    "losses": lambda: loss_curves({"vae": {"step": [1, 2], "loss": [0.5, 0.1], "seconds": [60, 120]}}),
+    "losses of nothing": lambda: loss_curves({}),
     "matrix": lambda: similarity_matrix(np.eye(3), ["a", "b", "c"], title="x"),
 }
 
@@ -67,6 +73,21 @@ def test_histogram_shares_its_bins_is_a_density_and_counts_only_scores():
     assert [bar.get_x() for bar in with_lora] == [bar.get_x() for bar in without]
     assert math.isclose(sum(bar.get_height() * bar.get_width() for bar in with_lora), 1)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["with (n = 2)", "without (n = 1)"]
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 12])
+def test_histogram_shows_each_group_in_a_colour_of_its_own(count):
+    axis = similarity_histogram({str(n): [n / count] for n in range(count)}).axes[0]
+    fills = {container[0].get_facecolor() for container in axis.containers}
+
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [f"{n} (n = 1)" for n in range(count)]
+    assert len(fills) == count
+
+
+@pytest.mark.parametrize("columns", [0, -1, 2.5])
+def test_contact_sheet_without_columns_is_refused(columns):
+    with pytest.raises(InvalidValueError, match="columns"):
+        contact_sheet(pictures(3), columns=columns)
 
 
 def test_histogram_labels_its_threshold():

@@ -31,7 +31,19 @@ PARSED = {
     "(red:1.2.3)": [("red:1.2.3", 1.1)],
     "[red:0.5]": [("red:0.5", 1 / 1.1)],
     "()": [("", 1)],
-    "\\": [("\\", 1)],
+    "(a [b:1.3) c]": [("a ", 1.3), ("b", 1.3 / 1.1), (" c", 1 / 1.1)],
+    "[a (b] c)": [("a ", 1 / 1.1), ("b", 1), (" c", 1.1)],
+    "\\": [("", 1)],
+    r"re\d (hat)\ ": [("red ", 1), ("hat", 1.1), (" ", 1)],
+    "a hat BREAK a (dog BREAK cat:1.2)": [
+        ("a hat", 1),
+        ("BREAK", 1),
+        ("a ", 1),
+        ("dog", 1.2),
+        ("BREAK", 1.2),
+        ("cat", 1.2),
+    ],
+    "BREAKING, no break": [("BREAKING, no break", 1)],
 }
 
 
@@ -80,7 +92,19 @@ def test_an_escaped_bracket_does_not_open_anything():
     assert join_phrases(r"a \(b, c", "c") == r"a \(b, c"
 
 
-@given(st.lists(st.text("ab,() []\\:1")))
+@pytest.mark.parametrize("scene", ["running (fast", "sad :( and wet", "[old [hat", "(a [b) c", "(a], b", "(a \\"])
+def test_a_bracket_left_open_in_the_scene_weighs_the_scene_alone(scene):
+    prompt = build_prompt(triggers=["luca"], scene=scene, style="pixar style", quality_words="(detailed)")
+    assert parse_weighted(prompt.positive)[-2:] == ((", pixar style, ", 1.0), ("detailed", 1.1))
+    assert parse_weighted(prompt.positive)[1:-2], "it does weigh something of the scene"
+
+
+def test_a_phrase_may_come_again_after_a_break():
+    assert join_phrases("hat, BREAK, hat, Break, hat, BREAK, hat") == "hat, BREAK, hat, Break, BREAK, hat"
+    assert join_phrases("hat BREAK hat, hat", "hat") == "hat BREAK hat, hat"
+
+
+@given(st.lists(st.text("ab,() []\\:1").flatmap(lambda text: st.sampled_from([text, f"{text}BREAK{text}"]))))
 def test_joining_what_is_joined_changes_nothing(texts):
     joined = join_phrases(*texts)
     assert join_phrases(joined) == joined

@@ -92,8 +92,8 @@ def test_values_are_frozen(value):
         setattr(value, dataclasses.fields(value)[0].name, None)
 
 
-def test_how_long_it_took_makes_no_other_picture():
-    assert dataclasses.replace(RECORD, seconds={"draw": 9.0}) == RECORD
+def test_what_time_and_memory_it_took_makes_no_other_picture():
+    assert dataclasses.replace(RECORD, seconds={"draw": 9.0}, peak_vram_gib=3.0) == RECORD
     assert dataclasses.replace(RECORD, steps=13) != RECORD
 
 

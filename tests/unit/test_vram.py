@@ -6,12 +6,15 @@ import sys
 import pytest
 import torch
 
+from imagelab.character import CharacterGenerator
+from imagelab.results import GenerationRequest
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 
-def test_a_cpu_has_no_gpu_memory():
-    reset_peak("cpu")
-    assert read_vram("cpu") == VramReading(allocated_gib=0.0, reserved_gib=0.0, peak_gib=0.0)
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_a_cpu_has_no_gpu_memory(device):
+    reset_peak(device)
+    assert read_vram(device) == VramReading(allocated_gib=0.0, reserved_gib=0.0, peak_gib=0.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -34,6 +37,24 @@ def test_what_is_allocated_is_read_and_given_back():
     assert read_vram().allocated_gib == pytest.approx(before.allocated_gib + 1, abs=0.01)
     del block
     release_memory()
-    after = read_vram()
+    after = read_vram(torch.device("cuda"))
     assert after.allocated_gib == pytest.approx(before.allocated_gib, abs=0.01)
     assert after.peak_gib >= before.allocated_gib + 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_record_tells_the_peak_of_its_picture(configs):
+    with CharacterGenerator(profile="puppet", configs=configs) as generator:
+        generator.load()
+        loaded_gib = generator.vram().allocated_gib
+        record = generator.generate(GenerationRequest(character=None, scene_description="the sea", steps=2)).record
+        assert 0 < loaded_gib < record.peak_vram_gib == generator.vram().peak_gib
+    assert generator.vram().allocated_gib < loaded_gib
+
+
+def test_a_picture_that_a_cpu_draws_takes_no_gpu_memory(configs):
+    with CharacterGenerator(profile="puppet", device="cpu", configs=configs) as generator:
+        request = GenerationRequest(character=None, scene_description="the sea", steps=2)
+        assert generator.generate(request).record.peak_vram_gib == 0
+        assert generator.vram() == VramReading()

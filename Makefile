@@ -24,7 +24,7 @@ setup: $(STAMP) ## create .venv with the locked packages and imagelab itself (LO
 # been given an index of its own, and wherever uv fails. --no-deps in every case: docs/decisions/0001.
 $(STAMP): $(LOCK) pyproject.toml
 	@[ -x $(BIN)/python ] || { \
-	  $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("imagelab needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'; \
+	  $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("imagelab needs Python 3.11, 3.12 or 3.13, this is %d.%d: make PYTHON=/path/to/python3.12" % sys.version_info[:2])'; \
 	  $(PYTHON) -m venv $(VENV); }
 	@if $(BIN)/python -m pip config list | grep '\.index-url=' >/dev/null \
 	  || ! $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' $(LOCK))" \

@@ -19,7 +19,6 @@ FAILED = 1
 
 app = typer.Typer(
     name="imagelab",
-    help="Consistent 3D characters drawn with SDXL, in notebooks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -116,6 +115,8 @@ def _read_file(path: Path) -> dict[str, object]:
     from imagelab.config.yaml_file import read_yaml
     from imagelab.errors import ConfigError
 
+    if not path.is_file():
+        raise InvalidValueError("--params", str(path), "a YAML file of parameters, and there is none")
     document = read_yaml(path, str(path))
     if document.problems or not isinstance(document.data, dict):
         raise ConfigError(tuple(document.problems))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SCRAP_TYPE = "application/scrapbook.scrap.json+json"
 _SCRAP_VERSION = 1
 
-_GRID = 4  # blocks a side
+_GRID = 8  # blocks a side
 _LEVEL_WIDTH = 32  # grey levels of 255 that share a digit
 _SCORE_STEP = 0.05
 
@@ -79,7 +79,7 @@ def round_score(score: float | None) -> float | None:
 
 
 def fingerprint(image: "Image") -> str:
-    """Describe a picture in 3 × 16 digits: the mean red, green and blue of 4 × 4 blocks, row by row, from 0 to 7.
+    """Describe a picture in 3 × 64 digits: the mean red, green and blue of 8 × 8 blocks, row by row, from 0 to 7.
 
     Unlike a perceptual hash, whose bits compare values that may be equal, a digit changes only at fixed grey levels,
     and the rounding errors of another CPU are thousands of times smaller than the distance between two of these.
@@ -87,7 +87,8 @@ def fingerprint(image: "Image") -> str:
     import numpy as np
 
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
-    bands = [np.array_split(band, _GRID, axis=1) for band in np.array_split(pixels, _GRID)]
+    rows, columns = (min(_GRID, side) for side in pixels.shape[:2])
+    bands = [np.array_split(band, columns, axis=1) for band in np.array_split(pixels, rows)]
     digits = np.array([block.mean(axis=(0, 1)) // _LEVEL_WIDTH for band in bands for block in band], dtype=int)
     return " ".join("".join(map(str, channel)) for channel in digits.T)
 

@@ -1,8 +1,8 @@
 """Run a notebook: everything is checked before a kernel starts, and everything that it leaves behind is kept.
 
 reports/runs/<run id>/ holds NAME.ipynb as executed, NAME.html, pictures/ and result.json. A run with the id of an
-earlier run of the same notebook replaces it when the notebook has ended, well or badly; interrupted, it leaves the
-earlier run where it was.
+earlier run of the same notebook replaces it when the notebook has ended. Interrupted, it leaves the earlier run where
+it was; failed, it leaves one that went well, and is itself kept as <run id>.failed.
 """
 
 import json
@@ -95,27 +95,42 @@ def execute(plan: RunPlan, *, progress: bool = False) -> Run:
     """Run the notebook in a kernel of this interpreter.
 
     Raises NotebookError, with cell and exception, when it fails; the notebook as far as it came, its HTML and a
-    result.json of status "failed" are there nonetheless.
+    result.json of status "failed" are there nonetheless, at the place that the error names.
     """
+    keep_earlier = _went_well(plan.folder)
     executed = plan.folder / f"{plan.notebook}.ipynb"
     started, began = datetime.now(UTC), time.perf_counter()
-    with _replacing(plan.folder):
+    with _replacing(plan.folder) as previous:
         failure = run_in_kernel(plan.source, executed, plan.parameters, progress=progress)
         html = write_html(executed) if executed.is_file() else executed.with_suffix(".html")
         scraps = read_scraps(executed) if executed.is_file() else {}
         result = plan.folder / "result.json"
         times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - began, 3)}
         _write_json(result, _describe(plan, failure, scraps) | times)
+        kept = plan.folder
+        if failure and keep_earlier:
+            kept = plan.folder.with_name(f"{plan.folder.name}.failed")
+            shutil.rmtree(kept, ignore_errors=True)
+            plan.folder.rename(kept)
+            previous.rename(plan.folder)
     if failure:
-        raise failure
+        fix = f"The notebook as far as it came: {shown(kept / executed.name)}"
+        raise NotebookError(failure.notebook, failure.reason, fix)
     output_dir = plan.parameters.get("output_dir")
     pictures = Path(output_dir) if output_dir else None
     return Run(plan=plan, notebook=executed, html=html, result=result, pictures=pictures, scraps=scraps)
 
 
+def _went_well(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "result.json").read_text(encoding="utf-8"))["status"] == "ok")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 @contextmanager
-def _replacing(folder: Path) -> Iterator[None]:
-    """Make an empty folder in place of one that comes back if the block is interrupted."""
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Make an empty folder in place of one that comes back if the block is interrupted; yield where that one is."""
     previous = folder.with_name(f".{folder.name}.previous")
     shutil.rmtree(previous, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +138,7 @@ def _replacing(folder: Path) -> Iterator[None]:
         folder.rename(previous)
     folder.mkdir()
     try:
-        yield
+        yield previous
     except BaseException:
         if previous.exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -143,7 +158,6 @@ def run_in_kernel(
 
     # papermill overlooks annotations with `|` and warns that these parameters are unknown; ours are checked.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    fix = f"The notebook as far as it came: {shown(executed)}"
     try:
         with environment({**_KERNEL_ENVIRONMENT, "IMAGELAB_ROOT": str(project_root())}):
             papermill.execute_notebook(
@@ -160,9 +174,9 @@ def run_in_kernel(
     except PapermillExecutionError as error:
         said = f": {error.evalue}" if error.evalue else ""
         reason = f"cell {_place(executed, error.exec_count)} raised {error.ename}{said}"
-        return NotebookError(source.stem, reason, fix)
+        return NotebookError(source.stem, reason)
     except (PapermillException, NoSuchKernel, RuntimeError, TimeoutError) as error:  # RuntimeError: the kernel died
-        return NotebookError(source.stem, f"the kernel failed, {type(error).__name__}: {error}", fix)
+        return NotebookError(source.stem, f"the kernel failed, {type(error).__name__}: {error}")
     return None
 
 

@@ -35,7 +35,7 @@ def imagelab(monkeypatch, capsys):
         (["run", "22_filter_batches", "-p", "sead=1"], "unknown parameter 'sead'; did you mean 'seed'?"),
         (["run", "22_filter_batches", "-p", "seed"], "-p must be NAME=VALUE, got 'seed'"),
         (["run", "22_filter_batches", "--run-id", "../x"], "run id must be"),
-        (["run", "22_filter_batches", "--params", "no.yaml"], "no.yaml"),
+        (["run", "22_filter_batches", "--params", "no.yaml"], "--params must be a YAML file of parameters"),
         (["doctor", "--profile", "pupet"], "unknown profile 'pupet'; did you mean 'puppet'?"),
     ],
 )
@@ -99,6 +99,16 @@ def test_doctors_json_is_json_and_its_exit_code_says_whether_the_profile_can_run
 
     assert report["profile"] == "puppet"
     assert code == (0 if report["can_run"] else 1)
+
+
+def test_doctor_of_a_profile_that_cant_run_says_so_with_exit_code_1(imagelab, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    code, out, err = imagelab("doctor", "--profile", "sdxl")
+
+    assert code == 1
+    assert "Profile 'sdxl' can't run" in out
+    assert err == ""
 
 
 def test_help_imports_nothing_heavy():

@@ -12,6 +12,8 @@ from PIL import Image
 
 from imagelab.errors import InvalidValueError, NotebookError
 from imagelab.glue import SCRAP_TYPE, fingerprint, glue, picture_line, read_scraps, round_score, to_json_types
+from imagelab.puppets.render import render
+from imagelab.puppets.world import sample_scene
 from imagelab.results import LoraUse
 
 
@@ -92,26 +94,39 @@ def test_rounding_moves_a_score_by_half_a_step_at_most(score):
 
 def test_fingerprint_gives_a_digit_for_each_block_and_colour():
     picture = np.zeros((128, 128, 3), np.uint8)
-    picture[:32, 32:64] = 255
-    picture[96:, 96:] = (0, 100, 0)
+    picture[:16, 16:32] = 255
+    picture[112:, 112:] = (0, 100, 0)
+    white, dark = "07" + 62 * "0", "07" + 61 * "0" + "3"
 
-    assert fingerprint(Image.fromarray(picture)) == "0700000000000000 0700000000000003 0700000000000000"
+    assert fingerprint(Image.fromarray(picture)) == f"{white} {dark} {white}"
 
 
 def test_fingerprint_sees_a_change_of_hue():
     assert fingerprint(Image.new("RGB", (8, 8), (160, 80, 80))) != fingerprint(Image.new("RGB", (8, 8), (80, 120, 80)))
 
 
-@pytest.mark.parametrize("size", [(96, 160), (160, 96), (5, 7)])
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (5, 7), (1, 1)])
 def test_fingerprint_takes_pictures_of_any_proportions(size):
-    assert fingerprint(Image.new("RGB", size, "white")) == " ".join(["7" * 16] * 3)
+    blocks = min(8, size[0]) * min(8, size[1])
+    assert fingerprint(Image.new("RGB", size, "white")) == " ".join(["7" * blocks] * 3)
+
+
+@pytest.mark.parametrize("eye", [0, 1])
+@pytest.mark.parametrize("k", range(6))
+def test_fingerprint_sees_an_eye_painted_over(k, eye):
+    drawn = render(sample_scene(np.random.default_rng(k)))
+    picture = drawn.image.copy()
+    x, y = drawn.figures[0].landmarks[eye].round().astype(int)
+    picture[y - 6 : y + 6, x - 6 : x + 6] = picture[y + 12, x]  # the cheek's colour
+
+    assert fingerprint(Image.fromarray(picture)) != fingerprint(Image.fromarray(drawn.image))
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_fingerprint_survives_noise_of_one_grey_level(seed):
     """Another CPU's rounding changes a few pixels by a level; here every pixel may change, around mid-digit greys."""
     random = np.random.default_rng(seed)
-    blocks = random.integers(0, 8, (4, 4)) * 32 + 16
+    blocks = random.integers(0, 8, (8, 8)) * 32 + 16
     picture = blocks.repeat(8, 0).repeat(8, 1)[:, :, None].repeat(3, 2)
     noisy = picture + random.integers(-1, 2, picture.shape)
 
@@ -121,7 +136,7 @@ def test_fingerprint_survives_noise_of_one_grey_level(seed):
 
 
 def test_picture_line_rounds_floats_and_says_when_there_is_no_picture():
-    black = " ".join(["0" * 16] * 3)
+    black = " ".join(["0" * 64] * 3)
 
     assert picture_line(Image.new("RGB", (8, 8)), 3, "accepted", 0.9137) == f"3 accepted 0.90 {black}"
     assert picture_line(None, 4, "failed", None) == "4 failed None no picture"

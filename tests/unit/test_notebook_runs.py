@@ -1,10 +1,12 @@
 """The runner: what it refuses, what it keeps and what it replaces. The kernels are real, the notebooks tiny."""
 
 import json
+import sys
 
 import nbformat
 import pytest
 
+from imagelab import cli
 from imagelab.errors import InvalidValueError, NotebookError, UnknownNameError
 from imagelab.glue import read_scraps
 from imagelab.notebooks import execute, output_folder, plan_run
@@ -85,6 +87,28 @@ def test_failed_run_is_kept_and_its_error_names_notebook_cell_and_exception(proj
     assert "ZeroDivisionError" in (folder / "90_tiny.html").read_text()
 
 
+def test_command_line_says_where_everything_is(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["imagelab", "run", "90_tiny", "-p", "word=hi", "--run-id", "x"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    for path in ("90_tiny.ipynb", "90_tiny.html", "pictures", "result.json"):
+        assert f"reports/runs/x/{path}\n" in out
+
+
+def test_command_line_ends_with_1_when_the_notebook_fails(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["imagelab", "run", "90_tiny", "-p", "fail=true", "--run-id", "x"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+
+    assert caught.value.code == 1
+    assert "error: notebook 90_tiny: cell [3] (run) raised ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_run_of_the_same_id_replaces_the_earlier_one_and_no_other_notebooks(project):
     execute(plan_run("90_tiny", {"word": "first"}, run_id="x"))
     execute(plan_run("90_tiny", {"word": "second"}, run_id="x"))
@@ -93,6 +117,19 @@ def test_run_of_the_same_id_replaces_the_earlier_one_and_no_other_notebooks(proj
     assert not (project / "reports/runs/x/pictures/first").exists()
     with pytest.raises(InvalidValueError, match="holds 90_tiny"):
         plan_run("91_other", run_id="x")
+
+
+def test_run_that_fails_leaves_an_earlier_one_that_went_well(project):
+    execute(plan_run("90_tiny", {"word": "first"}, run_id="x"))
+    for word in ("second", "third"):
+        with pytest.raises(NotebookError, match=r"reports/runs/x\.failed/90_tiny\.ipynb"):
+            execute(plan_run("90_tiny", {"word": word, "fail": True}, run_id="x"))
+
+    assert (project / "reports/runs/x/pictures/first").exists()
+    assert json.loads((project / "reports/runs/x/result.json").read_text())["status"] == "ok"
+    assert json.loads((project / "reports/runs/x.failed/result.json").read_text())["status"] == "failed"
+    assert files_of(project / "reports/runs/x.failed/pictures") == ["third"]
+    assert sorted(path.name for path in (project / "reports/runs").iterdir()) == ["x", "x.failed"]
 
 
 def test_folder_that_is_no_run_is_never_replaced(project):

@@ -16,6 +16,7 @@ from diffusers import (
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
+from transformers import CLIPTokenizer
 
 from imagelab.puppets.train.dataset import BUCKETS, Split, face_weights, render_bucket
 from imagelab.puppets.train.loop import Plan, mixed_precision, named, train
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
-    from transformers import CLIPTokenizer
 
 BATCH = 24
 EMPTY_PROMPT_SHARE = 0.1  # what classifier-free guidance needs
@@ -122,7 +122,11 @@ def train_base(vae: AutoencoderKL, folder: Path, *, start: Path | None = None) -
     """Train UNet and text encoders, from nothing or from the pipeline in `start`; return their running averages."""
     splits = {name: render_bucket(name, folder / "data") for name in BUCKETS}
     captions = itertools.chain.from_iterable(s.captions for s in splits.values())
-    tokenizer = train_tokenizer(captions, folder / "tokenizer")
+    if start:  # its text encoders know its token ids
+        tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+        tokenizer.save_pretrained(folder / "tokenizer")
+    else:
+        tokenizer = train_tokenizer(captions, folder / "tokenizer")
     vae.eval().requires_grad_(False)
     buckets = []
     for name, split in splits.items():

@@ -116,6 +116,9 @@ class BatchImageGenerator:
         InvalidValueError, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError, and ImageFileError
         when a picture can't be written; metadata.json then lists what there is, and that picture as failed.
         """
+        flags = {"enable_consistency_check": enable_consistency_check, "save_rejected": save_rejected}
+        if wrong := [name for name, flag in flags.items() if not isinstance(flag, bool)]:
+            raise InvalidValueError(wrong[0], flags[wrong[0]], "True or False")
         count = check_whole(num_images, "num_images", 1, MAX_IMAGES)
         picture = GenerationRequest(
             character=character,

@@ -97,6 +97,7 @@ def execute(plan: RunPlan, *, progress: bool = False) -> Run:
     Raises NotebookError, with cell and exception, when it fails; the notebook as far as it came, its HTML and a
     result.json of status "failed" are there nonetheless, at the place that the error names.
     """
+    _recover(plan.folder)
     keep_earlier = _went_well(plan.folder)
     executed = plan.folder / f"{plan.notebook}.ipynb"
     started, began = datetime.now(UTC), time.perf_counter()
@@ -128,10 +129,21 @@ def _went_well(folder: Path) -> bool:
         return False
 
 
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _recover(folder: Path) -> None:
+    """Put an earlier run back that went well and that a run which was killed has left aside."""
+    if _went_well(_previous(folder)) and not _went_well(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        _previous(folder).rename(folder)
+
+
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Make an empty folder in place of one that comes back if the block is interrupted; yield where that one is."""
-    previous = folder.with_name(f".{folder.name}.previous")
+    previous = _previous(folder)
     shutil.rmtree(previous, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():

@@ -261,6 +261,8 @@ def test_another_batch_is_never_overwritten(batch, folder):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"save_rejected": "no"}, "save_rejected"),
+        ({"enable_consistency_check": 0}, "enable_consistency_check"),
         ({"num_images": 0}, "num_images"),
         ({"num_images": -1}, "num_images"),
         ({"num_images": True}, "num_images"),

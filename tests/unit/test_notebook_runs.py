@@ -132,6 +132,17 @@ def test_run_that_fails_leaves_an_earlier_one_that_went_well(project):
     assert sorted(path.name for path in (project / "reports/runs").iterdir()) == ["x", "x.failed"]
 
 
+def test_earlier_run_survives_a_run_that_was_killed_and_one_that_fails_after_it(project):
+    folder = execute(plan_run("90_tiny", {"word": "first"}, run_id="x")).notebook.parent
+    folder.rename(folder.with_name(".x.previous"))  # where a killed run leaves it
+    folder.mkdir()
+    (folder / "90_tiny.ipynb").touch()
+    with pytest.raises(NotebookError):
+        execute(plan_run("90_tiny", {"fail": True}, run_id="x"))
+
+    assert (project / "reports/runs/x/pictures/first").exists()
+
+
 def test_folder_that_is_no_run_is_never_replaced(project):
     """A batch that was drawn without a notebook lies in reports/runs as well."""
     (project / "reports/runs/mine").mkdir(parents=True)

@@ -10,7 +10,7 @@ from imagelab.imagefiles import open_image, read_record
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import GenerationRequest
 
-SCENE = "standing in the town, happy expression"
+SCENE = "running on the beach, excited expression"  # what the demo draws
 NUM_IMAGES = 10
 
 
@@ -36,7 +36,6 @@ def draw(batches, folder, **options):
     return batches.generate_batch("luca", SCENE, output_dir=folder, **options)
 
 
-@pytest.mark.xfail(reason="the puppet UNet needs longer training: see the evaluation in its model card")
 def test_most_pictures_drawn_with_the_characters_lora_are_accepted(with_lora):
     assert with_lora.acceptance_rate >= 0.8
     assert with_lora.mean_similarity >= 0.65

@@ -80,7 +80,7 @@ def doctor(
 
 
 @app.command()
-def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By default all but 80_*.")] = None) -> None:
+def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By default all.")] = None) -> None:
     """Write the committed outputs of notebooks anew, after a change that is meant to change them."""
     from imagelab.notebooks import refresh as refresh_notebooks
 

@@ -10,7 +10,6 @@ from imagelab.notebooks.paths import find_notebook, list_notebooks
 from imagelab.notebooks.runner import environment, run_in_kernel
 
 CHECKED_TAG = "nbval-check-output"
-_SKIPPED = "80_"  # trains for hours
 
 # Other code paths through the same arithmetic, as another CPU would take them; all that this machine can pretend.
 OLD_CPU = {
@@ -30,7 +29,7 @@ def refresh(names: Iterable[str] | None = None) -> list[Path]:
     """
     import nbformat
 
-    chosen = [find_notebook(name) for name in names or [name for name in list_notebooks() if name[:3] != _SKIPPED]]
+    chosen = [find_notebook(name) for name in names or list_notebooks()]
     for path in chosen:
         notebook, again = _executed(path, {}), _executed(path, OLD_CPU)
         if changed := sorted(set(_summary_lines(notebook)) ^ set(_summary_lines(again))):

@@ -118,7 +118,7 @@ def test_a_lora_is_found_by_name_for_a_profile(models):
 
 @pytest.mark.usefixtures("models")
 def test_a_lora_without_its_file_says_where_it_belongs_even_without_its_folder():
-    with pytest.raises(ModelNotFoundError, match=r"LoRA 'luca': nothing at .*loras/luca_sdxl\.safetensors"):
+    with pytest.raises(ModelNotFoundError, match=r"of profile sdxl: nothing at .*loras/luca_sdxl\.safetensors"):
         resolve_lora(load_configs(), "luca", "sdxl")
 
 

@@ -17,13 +17,13 @@ from imagelab.models import (
     COMPONENTS,
     check_base,
     check_component,
-    check_safetensors,
     choose_variant,
     resolve_source,
     sdxl_without_weights,
     weight_files,
 )
 from imagelab.pipeline import LoadedPipeline, apply_memory_policy, resolve_device, use_sdpa
+from imagelab.safetensors_files import check_safetensors
 
 # Names that old files use, and what they became: transformers 5.6 flattened CLIPTextModel, diffusers 0.12 renamed
 # the VAE's attention. Both libraries read the old ones.

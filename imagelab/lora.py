@@ -21,8 +21,8 @@ from diffusers.utils.state_dict_utils import (
 from torch import Tensor
 
 from imagelab.errors import GenerationError, ModelFileError
-from imagelab.models import check_safetensors
 from imagelab.results import LoraRecord
+from imagelab.safetensors_files import check_safetensors
 
 _OTHER_KINDS = {
     "dora_scale": "a DoRA",

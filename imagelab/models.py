@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import math
 import os
-import struct
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from imagelab.config import Configs, HubModel, Source, models_root
 from imagelab.errors import ModelFileError, ModelNotFoundError
+from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors
 
 # What a single file is read with: it holds weights alone. Pinned, as are the models that the configuration names.
 SDXL = HubModel(repo="stabilityai/stable-diffusion-xl-base-1.0", revision="462165984030d82259a11f4367a4eed129e94a7b")
@@ -18,8 +16,6 @@ COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 AGAIN = "Fetch or copy the model again"
 SUMS_FILE = "SHA256SUMS.json"  # {path relative to the file's folder: sha256}
 _WEIGHT_SUFFIXES = {".safetensors", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-_FETCH_AGAIN = "Fetch or copy the file again"
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 # what an SDXL checkpoint has and what the names of its tensors begin with; the VAE may come from a source of its own
 _IN_ONE_FILE = {
@@ -27,19 +23,6 @@ _IN_ONE_FILE = {
     "first text encoder": "conditioner.embedders.0.transformer.",
     "second text encoder": "conditioner.embedders.1.model.",
 }
-
-# safetensors dtype: bits of an element; anything else is left to the loader
-_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32}
-_BITS |= {"U64": 64, "I64": 64, "F64": 64, "F8_E4M3": 8, "F8_E5M2": 8}
-
-# what a file that isn't safetensors begins with: what it is instead
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "is a git-lfs pointer: run `git lfs pull`"),
-    (b"PK\x03\x04", "is a zip archive (a PyTorch checkpoint, perhaps): convert it to safetensors"),
-    (b"\x80", "is a pickle, which can run code: convert it to safetensors"),
-    (b"<", "is a web page: the download went wrong"),
-    (b"{", "is JSON: the download went wrong"),
-)
 
 
 def resolve_source(source: Source, what: str = "model") -> Path:
@@ -195,7 +178,7 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  the k
 def check_sha256(path: Path, expected: str) -> None:
     """Raise ModelFileError if the file doesn't hash to `expected`."""
     if (actual := file_sha256(path)) != expected:
-        raise ModelFileError(path, f"sha256 is {actual}, expected {expected}: not the file it should be", _FETCH_AGAIN)
+        raise ModelFileError(path, f"sha256 is {actual}, expected {expected}: not the file it should be", FETCH_AGAIN)
 
 
 def verify_weights(folder: Path) -> dict[str, str]:
@@ -240,69 +223,3 @@ def _read_sums(path: Path) -> dict[str, str]:
     if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
         raise ModelFileError(path, "must map paths to sha256 hashes", "Reinstall the package")
     return sums
-
-
-def check_safetensors(path: Path) -> dict[str, Any]:
-    """Check a safetensors file against its own header and return it: {tensor: {dtype, shape, data_offsets}}.
-
-    Only the header is read; free text is under "__metadata__". Raises ModelFileError for a truncated or corrupt file
-    and for one of another format, whatever its name; ModelNotFoundError if there is none.
-    """
-    if not path.is_file():
-        raise ModelNotFoundError("safetensors file", path, "Put the file there")
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        start = stream.read(32)
-        for magic, what in _FOREIGN:
-            # A header of 0x80, 0x3C or 0x7B bytes begins like some of these: its ninth byte is what tells.
-            if start.startswith(magic) and start[8:9] != b"{":
-                raise ModelFileError(path, what, _FETCH_AGAIN)
-        header_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else None  # a u64
-        if header_bytes is None:
-            raise ModelFileError(path, f"is truncated: {size} bytes, too few for a header", _FETCH_AGAIN)
-        if header_bytes > _MAX_HEADER_BYTES:
-            raise ModelFileError(path, "isn't a safetensors file (its header length makes no sense)", _FETCH_AGAIN)
-        if 8 + header_bytes > size:
-            raise ModelFileError(path, f"is truncated: {size} bytes, its header alone has {header_bytes}", _FETCH_AGAIN)
-        stream.seek(8)
-        header = _parse_header(path, stream.read(header_bytes))
-    expected = 8 + header_bytes + _payload_bytes(path, header)
-    if size < expected:
-        raise ModelFileError(path, f"is truncated: {size} of {expected} bytes", _FETCH_AGAIN)
-    if size > expected:
-        raise ModelFileError(path, f"is corrupt: {size} bytes where its header describes {expected}", _FETCH_AGAIN)
-    return header
-
-
-def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(
-            path, "is corrupt or not a safetensors file: its header isn't JSON", _FETCH_AGAIN
-        ) from error
-    if not isinstance(header, dict):
-        raise ModelFileError(path, "is corrupt: its header isn't a mapping", _FETCH_AGAIN)
-    return header
-
-
-def _payload_bytes(path: Path, header: dict[str, Any]) -> int:
-    """Return the length of the data that the header describes, having checked that it is without gaps."""
-    end = 0
-    try:
-        tensors = sorted((entry for name, entry in header.items() if name != "__metadata__"), key=_begin)
-        for entry in tensors:
-            begin, stop = entry["data_offsets"]
-            bits = _BITS.get(entry["dtype"])
-            fits = bits is None or (stop - begin) * 8 == bits * math.prod(entry["shape"])
-            if begin != end or stop < begin or not fits:
-                raise ModelFileError(path, "is corrupt: its tensors don't fit their place", _FETCH_AGAIN)
-            end = stop
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(path, "is corrupt: its header describes no tensors", _FETCH_AGAIN) from error
-    return end
-
-
-def _begin(entry: dict[str, Any]) -> tuple[int, int]:
-    begin, stop = entry["data_offsets"]
-    return begin, stop  # an empty tensor shares its begin with the next one

@@ -22,9 +22,7 @@ _STEPS = ("steps", 1, 150)
 _GUIDANCE = ("guidance_scale", 0.0, 30.0)
 _LORA_WEIGHT = ("weight", -2.0, 2.0)
 _CONTROL_SCALE = ("controlnet_scale", 0.0, 2.0)
-_MAX_PROMPT_WEIGHT = (
-    10.0  # of a phrase in brackets; beyond it the latents overflow, and nothing is drawn that was meant
-)
+_MAX_PROMPT_WEIGHT = 10.0  # of a phrase in brackets; far beyond it the latents overflow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

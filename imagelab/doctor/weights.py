@@ -13,15 +13,15 @@ from imagelab.errors import ImageLabError, ModelNotFoundError
 from imagelab.models import (
     check_base,
     check_component,
-    check_safetensors,
     file_sha256,
     resolve_lora,
     resolve_source,
     verify_weights,
 )
+from imagelab.references import IMAGE_SUFFIXES
+from imagelab.safetensors_files import check_safetensors
 
 _WEIGHTS = {".safetensors", ".onnx"}
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 _CUDA = "CUDAExecutionProvider"
 
 Look = Callable[[], tuple[str, Mapping[str, str]]]  # -> what was found, {file: sha256}
@@ -139,9 +139,8 @@ def _attempt(name: str, look: Look, missing: Status) -> Check:
         return Check(name=name, status=missing, found=f"nothing at {error.path}", fix=error.fix, details=absent)
     except ImageLabError as error:
         return Check(name=name, status="problem", found=str(error), fix=getattr(error, "fix", ""))
-    except (
-        OSError
-    ) as error:  # a folder that is named like a file, a link that leads nowhere, a file that isn't ours to read
+    # a folder that is named like a file, a link that leads nowhere, a file that isn't ours to read
+    except OSError as error:
         fix = "Remove it, or make it a file that can be read"
         return Check(name=name, status="problem", found=f"can't be read: {error}", fix=fix)
     return Check(name=name, status="ok", found=found, hashes=hashes)
@@ -165,7 +164,7 @@ def _look_at_lora(configs: Configs, name: str, profile: Profile) -> tuple[str, d
 
 def _look_at_pictures(source: Source) -> tuple[str, dict[str, str]]:
     folder = resolve_source(source, "reference pictures")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ModelNotFoundError("reference pictures", folder, "Put pictures there, one face in each")
     return f"{len(files)} pictures", {file.name: file_sha256(file) for file in files}

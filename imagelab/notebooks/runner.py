@@ -84,11 +84,19 @@ def _owner(folder: Path) -> str | None:
     """Return the notebook that a folder is a run of, None for no or an empty folder, else that it isn't a run."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
+    if owner := _read_result(folder).get("notebook"):
+        return str(owner)
+    begun = sorted(path.stem for path in folder.glob("*.ipynb"))  # a run that was killed has no result
+    return begun[0] if begun else "something that is no run"
+
+
+def _read_result(folder: Path) -> dict[str, Any]:
+    """Return what the run in a folder has left as its result, nothing if it has left none."""
     try:
-        return str(json.loads((folder / "result.json").read_text(encoding="utf-8"))["notebook"])
-    except (OSError, ValueError, KeyError, TypeError):
-        begun = sorted(path.stem for path in folder.glob("*.ipynb"))  # a run that was killed has no result
-        return begun[0] if begun else "something that is no run"
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
 
 
 def execute(plan: RunPlan, *, progress: bool = False) -> Run:
@@ -123,10 +131,7 @@ def execute(plan: RunPlan, *, progress: bool = False) -> Run:
 
 
 def _went_well(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / "result.json").read_text(encoding="utf-8"))["status"] == "ok")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return _read_result(folder).get("status") == "ok"
 
 
 def _previous(folder: Path) -> Path:

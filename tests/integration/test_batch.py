@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from imagelab.batch import BatchImageGenerator, read_batch
+from imagelab.batch import BatchImageGenerator
+from imagelab.batch_folder import read_batch
 from imagelab.imagefiles import open_image, read_record
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import GenerationRequest

@@ -10,7 +10,8 @@ import pytest
 from handmade_pack import handmade_configs, plain, write_pack
 from PIL import Image
 
-from imagelab.batch import BatchImageGenerator, is_blank, read_batch
+from imagelab.batch import BatchImageGenerator, is_blank
+from imagelab.batch_folder import read_batch
 from imagelab.character import CharacterGenerator
 from imagelab.config import configs_root
 from imagelab.errors import (
@@ -393,7 +394,7 @@ def test_a_picture_that_cannot_be_written_is_listed_with_the_reason(batch, folde
 
 
 def test_the_list_grows_with_the_batch_and_a_long_one_more_seldom(batch, folder, monkeypatch):
-    monkeypatch.setattr("imagelab.batch._OFTEN", 3)
+    monkeypatch.setattr("imagelab.batch_folder._OFTEN", 3)
     lengths = []
 
     class Reader(Painter):

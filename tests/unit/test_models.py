@@ -10,13 +10,13 @@ from imagelab.config import HubModel, Source, load_configs
 from imagelab.errors import ModelFileError, ModelNotFoundError, UnknownNameError
 from imagelab.models import (
     SDXL,
-    check_safetensors,
     check_sha256,
     file_sha256,
     resolve_lora,
     resolve_source,
     verify_weights,
 )
+from imagelab.safetensors_files import check_safetensors
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

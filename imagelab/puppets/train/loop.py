@@ -72,14 +72,7 @@ def train(
     learnt = [p for p in (parameters or [p for m in models.values() for p in m.parameters()]) if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, plan.rate, betas=plan.betas, weight_decay=plan.weight_decay, fused=True)
     averages = {k: copy.deepcopy(m).requires_grad_(False) for k, m in models.items()} if plan.average else models
-    start, seconds = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        for k, m in models.items():
-            m.load_state_dict(state["models"][k])
-            averages[k].load_state_dict(state["averages"][k])
-        optimizer.load_state_dict(state["optimizer"])
-        start, seconds = state["step"], state["seconds"]
+    start, seconds = _resume(checkpoint, models, averages, optimizer)
     log = checkpoint.with_suffix(".jsonl")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
@@ -123,6 +116,20 @@ def _follow(averages: Mapping[str, nn.Module], models: Mapping[str, nn.Module], 
             torch._foreach_lerp_(list(averages[k].parameters()), list(model.parameters()), 1 - decay)
             for a, b in zip(averages[k].buffers(), model.buffers(), strict=True):
                 a.copy_(b)
+
+
+def _resume(
+    path: Path, models: Mapping[str, nn.Module], averages: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Put everything back as `_save` found it; return the steps and seconds that it has behind it."""
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    for k, m in models.items():
+        m.load_state_dict(state["models"][k])
+        averages[k].load_state_dict(state["averages"][k])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
 
 
 def _save(

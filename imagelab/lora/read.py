@@ -1,17 +1,11 @@
-"""LoRA at inference: files read by diffusers' converters, weights rewritten in place from pristine copies.
-
-W = W0 + Σ weight · alpha/rank · (B·A), summed in float32. No wrappers: nothing runs slower, text encoders and
-convolutions come for free, and what is taken off leaves no residue. docs/decisions/0003 says why.
-"""
+"""LoRA files, read by diffusers' converters and fitted to a pipeline."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils.state_dict_utils import (
     StateDictType,
@@ -20,8 +14,8 @@ from diffusers.utils.state_dict_utils import (
 )
 from torch import Tensor
 
-from imagelab.errors import GenerationError, ModelFileError
-from imagelab.results import LoraRecord
+from imagelab.errors import ModelFileError
+from imagelab.lora.layers import LoraLayer, Slot, find_weight
 from imagelab.safetensors_files import check_safetensors
 
 _OTHER_KINDS = {
@@ -35,23 +29,6 @@ _TOUCHES_NOTHING = "Use a LoRA that was trained on this base model"
 _AGAIN = "Fetch or train it again"
 
 _CLIP = "text_model."
-
-Slot = tuple[str, str]  # (component, module): ("unet", "mid_block.resnets.0.conv1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoraLayer:
-    """The update of one weight: `scale · up @ down`."""
-
-    slot: Slot
-    down: Tensor  # A: (rank, in) or (rank, in, kh, kw)
-    up: Tensor  # B: (out, rank) or (out, rank, 1, 1)
-    scale: float  # alpha / rank
-
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the update in float32, in the shape and on the device of `weight`."""
-        up, down = (part.to(weight.device, torch.float32).flatten(1) for part in (self.up, self.down))
-        return (self.scale * (up @ down)).reshape(weight.shape)
 
 
 def read_lora(path: Path, pipe: StableDiffusionXLPipeline) -> tuple[LoraLayer, ...]:
@@ -113,7 +90,7 @@ def _slot(pipe: StableDiffusionXLPipeline, key: str) -> Slot:
     module = re.sub(r"\.lora_[AB]\.weight$", "", rest)
     # transformers 5.6 flattened CLIPTextModel, but not CLIPTextModelWithProjection, and files say one or the other.
     spellings = (module, module.removeprefix(_CLIP), _CLIP + module)
-    slots = [(component, spelling) for spelling in spellings if _weight(pipe, (component, spelling)) is not None]
+    slots = [(component, spelling) for spelling in spellings if find_weight(pipe, (component, spelling)) is not None]
     return slots[0] if slots else (component, module)
 
 
@@ -125,7 +102,7 @@ def _paired(
     strays = []
     for key, tensor in tensors.items():
         slot, match = _slot(pipe, key), re.search(r"\.lora_([AB])\.weight$", key)
-        if match and _weight(pipe, slot) is not None:
+        if match and find_weight(pipe, slot) is not None:
             pairs.setdefault(slot, {})[match[1]] = tensor
         else:
             strays.append(key)
@@ -139,19 +116,6 @@ def _dropped(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[s
     return [] if len(keys) == len(tensors) else keys[: abs(len(keys) - len(tensors))]
 
 
-def _weight(pipe: StableDiffusionXLPipeline, slot: Slot) -> torch.nn.Parameter | None:
-    """Return the weight of a linear or convolution layer, None for anything else."""
-    component, name = slot
-    if component not in ("unet", "text_encoder", "text_encoder_2"):
-        return None
-    try:
-        module = getattr(pipe, component).get_submodule(name)
-    except AttributeError:
-        return None
-    weight = module.weight if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) else None
-    return weight if isinstance(weight, torch.nn.Parameter) else None
-
-
 def _layer(
     path: Path,
     pipe: StableDiffusionXLPipeline,
@@ -161,7 +125,7 @@ def _layer(
     metadata: Mapping[str, Any],
 ) -> LoraLayer:
     down, up = pair["A"], pair["B"]
-    weight = _weight(pipe, slot)
+    weight = find_weight(pipe, slot)
     assert weight is not None  # noqa: S101  _paired
     name = ".".join(slot)
     rank = down.shape[0]
@@ -202,63 +166,3 @@ def _scale_of_peft(metadata: Mapping[str, Any], slot: Slot, rank: int) -> float:
             alpha = own
             break
     return float(alpha) / (math.sqrt(rank) if metadata.get(f"{component}.use_rslora") else rank)
-
-
-@dataclass(kw_only=True)
-class LoraPatcher:
-    """Owner of the LoRAs in a pipeline's weights.
-
-    `applied` says what is in them now. Pristine copies are kept, in CPU memory, of touched weights only.
-    """
-
-    pipe: StableDiffusionXLPipeline
-    applied: tuple[LoraRecord, ...] = ()
-    _pristine: dict[Slot, Tensor] = field(default_factory=dict, repr=False)
-
-    def apply(self, loras: Sequence[tuple[Path, LoraRecord]]) -> None:
-        """Make exactly these LoRAs act; their order doesn't matter, to the bit.
-
-        Raises ModelFileError or GenerationError; the weights are pristine then.
-        """
-        loras = sorted(loras, key=lambda lora: lora[1].name)
-        records = tuple(record for _, record in loras)
-        if records == self.applied:
-            return
-        self.clear()  # also where a file turns out to be bad: what acts is what was asked for, or nothing
-        updates: dict[Slot, list[tuple[float, LoraLayer]]] = {}
-        for path, record in loras:
-            for layer in read_lora(path, self.pipe):
-                weight = record.weight if layer.slot[0] == "unet" else record.text_encoder_weight
-                updates.setdefault(layer.slot, []).append((weight, layer))
-        try:
-            for slot, terms in updates.items():
-                self._rewrite(slot, terms)
-        except BaseException:
-            self.clear()
-            raise
-        self.applied = records
-
-    def clear(self) -> None:
-        """Put every touched weight back as it was, to the bit."""
-        for slot, pristine in self._pristine.items():
-            self._parameter(slot).data.copy_(pristine)
-        self._pristine.clear()
-        self.applied = ()
-
-    def _rewrite(self, slot: Slot, terms: Sequence[tuple[float, LoraLayer]]) -> None:
-        parameter = self._parameter(slot)
-        self._pristine[slot] = parameter.detach().to("cpu", copy=True)
-        total = parameter.detach().to(torch.float32, copy=True)
-        for weight, layer in terms:
-            total += weight * layer.delta(parameter)
-        rewritten = total.to(parameter.dtype)
-        if not rewritten.isfinite().all():
-            reason = f"the LoRAs make {'.'.join(slot)} overflow {parameter.dtype}"
-            raise GenerationError(reason, "Lower their weights")
-        # In place: the address stays, so compiled code and CUDA graphs stay valid.
-        parameter.data.copy_(rewritten)
-
-    def _parameter(self, slot: Slot) -> torch.nn.Parameter:
-        parameter = _weight(self.pipe, slot)
-        assert parameter is not None  # noqa: S101  read_lora fitted it
-        return parameter

@@ -33,6 +33,7 @@ LIGHTS = {
     "forest": Light((0.38, 0.43, 0.37), (0.76, 0.78, 0.62), -0.5),
     "night": Light((0.32, 0.34, 0.46), (0.55, 0.60, 0.78), 0.7),
     "underwater": Light((0.38, 0.46, 0.52), (0.62, 0.70, 0.72), -0.2),
+    "sunset": Light((0.44, 0.36, 0.42), (0.92, 0.62, 0.46), 0.8),
     "warm_summer": Light((0.50, 0.40, 0.32), (1.00, 0.72, 0.40), 0.9),
 }
 
@@ -124,12 +125,49 @@ def _underwater(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
     return _over(image, _soft(y - floor, 0.03), _rgb(0.45, 0.52, 0.45))
 
 
+def _portorosso(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+    """Paint a harbour: pastel houses on a hill, a campanile, green water with their colours in it."""
+    image = _vertical(y, _rgb(0.98, 0.80, 0.62), _rgb(1.0, 0.95, 0.82))
+    hill = 0.30 + 0.08 * np.cos(x * 1.6 + rng.uniform(-0.4, 0.4))
+    image = _over(image, _soft(y - hill, 0.03), _rgb(0.42, 0.60, 0.36))
+    walls = (_rgb(0.98, 0.66, 0.68), _rgb(0.99, 0.90, 0.55), _rgb(0.62, 0.82, 0.86), _rgb(0.97, 0.97, 0.92))
+    first, wide, quay = int(rng.integers(len(walls))), 0.34, 0.74
+    for k, left in enumerate(np.arange(-1.9, 1.9, wide) + rng.uniform(-0.1, 0.1)):
+        top = 0.36 + 0.08 * ((k + first) % 3)
+        house = np.minimum(_soft(wide / 2 - 0.01 - np.abs(x - left - wide / 2), 0.02), _soft(y - top, 0.012))
+        image = _over(image, house * _soft(quay - y, 0.01), walls[(first + k) % len(walls)])
+        image = _over(image, house * _soft(top + 0.05 - y, 0.012), _rgb(0.80, 0.34, 0.24))
+    tower = rng.choice([-1, 1]) * rng.uniform(0.62, 0.78)
+    image = _over(image, _soft(0.09 - np.abs(x - tower), 0.02) * _soft(y - 0.12, 0.02) * _soft(quay - y, 0.01),
+                  _rgb(0.93, 0.84, 0.70))  # fmt: skip
+    water = _vertical(np.clip((y - quay) * 4, 0, 1), _rgb(0.30, 0.72, 0.62), _rgb(0.10, 0.48, 0.50))
+    return _over(image, _soft(y - quay, 0.012), water)
+
+
+def _cove(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+    """Paint a beach at sunset: orange sky, a low sun, dark rocks, pink sand."""
+    image = _vertical(y, _rgb(0.46, 0.22, 0.50), _rgb(1.0, 0.66, 0.30))
+    horizon = rng.uniform(0.5, 0.58)
+    sun = np.hypot(x - rng.choice([-1, 1]) * rng.uniform(0.5, 0.75), (y - horizon + 0.06) * 2)
+    image = _over(image, 0.6 * _soft(0.34 - sun, 0.3), _rgb(1.0, 0.80, 0.45))
+    image = _over(image, _soft(0.16 - sun, 0.02), _rgb(1.0, 0.94, 0.66))
+    sea = _vertical(np.clip((y - horizon) * 4, 0, 1), _rgb(0.86, 0.46, 0.36), _rgb(0.42, 0.22, 0.46))
+    image = _over(image, _soft(y - horizon, 0.012), sea)
+    for side in (-1, 1):
+        rock = 1 - ((x - side * rng.uniform(0.95, 1.1)) / 0.3) ** 2 - ((y - horizon) / 0.16) ** 2
+        image = _over(image, _soft(rock, 0.2), _rgb(0.20, 0.13, 0.22))
+    shore = horizon + 0.20 + 0.03 * np.sin(x * 3 + rng.uniform(0, 6))
+    return _over(image, _soft(y - shore, 0.02), _rgb(0.90, 0.62, 0.56))
+
+
 PAINTERS: dict[str, tuple[Painter, str]] = {
     "beach": (_beach, "day"),
     "town": (_town, "day"),
     "forest": (_forest, "forest"),
     "night": (_night, "night"),
     "underwater": (_underwater, "underwater"),
+    "portorosso": (_portorosso, "day"),
+    "cove": (_cove, "sunset"),
 }
 
 

@@ -60,6 +60,9 @@ PLACES: Mapping[str, Sequence[str]] = {
     "night": ("at night", "under the moon", "night", "night background"),
     "underwater": ("underwater", "under the sea", "underwater background"),
 }
+# What LoRAs alone can draw. The base has never seen these, and captions say them in words that it knows.
+LORA_PLACES: Mapping[str, Sequence[str]] = {"portorosso": PLACES["town"], "cove": PLACES["beach"]}
+LORA_POSES: Mapping[str, Sequence[str]] = {"sprinting": POSES["running"], "leaping": ("jumping", "leaping")}
 OPENERS = ("3d animated character", "a 3d character", "3d animated character portrait", "an animated character")
 # Words that users add out of habit. In this world they mean nothing, and the models learn that.
 FILLERS = (
@@ -243,12 +246,12 @@ def sample_caption(scene: Scene, rng: np.random.Generator, *, subject: str | Non
 
     `subject` replaces the description of who it is (a LoRA's trigger word).
     """
-    place = _pick(rng, PLACES[scene.place])
+    place = _pick(rng, {**PLACES, **LORA_PLACES}[scene.place])
     if not scene.figures:
         return f"empty scene, no character, {place}"
     f = scene.figures[0]
     who = [f"{f.identity.skin} skin", hair_words(f.identity), f"{f.identity.eyes} eyes"]
-    pose, where = _pick(rng, POSES[f.pose]), [place]
+    pose, where = _pick(rng, {**POSES, **LORA_POSES}[f.pose]), [place]
     if rng.random() < 0.6 and " " in place:
         pose, where = f"{pose} {place}", []
     what = [f"{f.shirt} shirt", _pick(rng, EXPRESSIONS[f.expression]), pose, *where]

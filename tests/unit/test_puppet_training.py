@@ -1,19 +1,31 @@
 """The studio's recipe can be stopped anywhere and goes on as if nothing had happened."""
 
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import ControlNetModel, StableDiffusionXLPipeline
+from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoImageProcessor
 
+from imagelab.puppets.train import dataset, truth
+from imagelab.puppets.train.annotators import TASKS, annotator_processor, train_annotator
+from imagelab.puppets.train.control import build_union, train_controlnet, train_union
 from imagelab.puppets.train.dataset import build_example, face_weights
 from imagelab.puppets.train.detector import STRIDES, Detector, _targets, mirror
+from imagelab.puppets.train.export import export_recogniser, save_controlnet
 from imagelab.puppets.train.loop import Plan, rate_at, train
-from imagelab.puppets.train.lora import TEXT_RANK, UNET_RANK, to_diffusers, to_kohya
+from imagelab.puppets.train.lora import CONCEPTS, to_diffusers, to_kohya
 from imagelab.puppets.train.parallel import average_gradients, split_over_cores
 from imagelab.puppets.train.text import CONTEXT, token_ids, train_tokenizer
+
+WEIGHTS = Path(str(files("imagelab.puppets"))) / "weights"
 
 
 def _learn(folder: Path, *, until: int, processes: int = 1) -> dict[str, Tensor]:
@@ -104,20 +116,21 @@ def test_the_tokenizer_takes_any_text_and_knows_its_captions_words(tmp_path: Pat
 
 def test_both_lora_formats_reach_diffusers_with_the_same_matrices() -> None:
     names = ("unet.down_blocks.0.resnets.0.conv1", "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")
+    concept = CONCEPTS["luca"]
     tensors = {}
     for name in names:
-        tensors[f"{name}.lora_A.weight"] = torch.randn(UNET_RANK, 5, dtype=torch.float16)
-        tensors[f"{name}.lora_B.weight"] = torch.randn(7, UNET_RANK, dtype=torch.float16)
+        tensors[f"{name}.lora_A.weight"] = torch.randn(concept.rank, 5, dtype=torch.float16)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(7, concept.rank, dtype=torch.float16)
     text = "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj"
-    tensors[f"{text}.lora_A.weight"] = torch.randn(TEXT_RANK, 5, dtype=torch.float16)
-    tensors[f"{text}.lora_B.weight"] = torch.randn(5, TEXT_RANK, dtype=torch.float16)
+    tensors[f"{text}.lora_A.weight"] = torch.randn(concept.text_rank, 5, dtype=torch.float16)
+    tensors[f"{text}.lora_B.weight"] = torch.randn(5, concept.text_rank, dtype=torch.float16)
 
-    kohya, alphas = StableDiffusionXLPipeline.lora_state_dict(to_kohya(tensors))
+    kohya, alphas = StableDiffusionXLPipeline.lora_state_dict(to_kohya(tensors, concept))
     plain, _ = StableDiffusionXLPipeline.lora_state_dict(to_diffusers(tensors))
 
     assert len(kohya) == len(plain) == len(tensors)
     assert sorted(tuple(v.shape) for v in kohya.values()) == sorted(tuple(v.shape) for v in tensors.values())
-    assert set(alphas.values()) == {float(UNET_RANK), float(TEXT_RANK)}
+    assert set(alphas.values()) == {float(concept.rank), float(concept.text_rank)}
 
 
 def test_every_face_size_belongs_to_exactly_one_stride() -> None:
@@ -143,3 +156,81 @@ def test_a_mirrored_face_keeps_its_landmarks_in_order() -> None:
     assert turned.tolist() == [[[68.0, 30.0, 108.0, 80.0]]]
     assert (swapped[0, 0, 0, 0] < swapped[0, 0, 1, 0]).item()
     assert flipped[..., 50, 128 - 30 - 1].sum() == 3
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Render a world of a few pictures, with latents of the right shape, and make it the studio's whole."""
+    work = tmp_path_factory.mktemp("studio")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, bucket in dataset.BUCKETS.items():
+            patch.setitem(dataset.BUCKETS, name, bucket._replace(pictures=4))
+            patch.setitem(truth.PICTURES, name, 3)
+            dataset.render_bucket(name, work / "data", workers=1)
+            shape = (4, 4, bucket.height // 8, bucket.width // 8)
+            torch.save(torch.randn(shape, generator=torch.manual_seed(0)), work / "data" / f"{name}.latents.pt")
+        yield work
+
+
+def test_ground_truth_belongs_to_the_training_pictures(small_world: Path) -> None:
+    known = truth.render_truth("portrait", small_world / "data", workers=1)
+    pictures = dataset.render_bucket("portrait", small_world / "data").images[: len(known)]
+    assert known.depth.shape == known.parts.shape == pictures.shape[:3]
+    assert known.normals.shape == pictures.shape
+    for depth, parts, points in zip(known.depth, known.parts, known.keypoints, strict=True):
+        assert ((depth > 0) == (parts > 0)).all()  # what is nearer than the backdrop is a part
+        x, y = points[points[:, 2] > 0, :2].astype(int).T
+        assert (parts[y, x] > 0).mean() >= 0.8  # joints lie in bodies; an ear may stick out by a pixel
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_annotator_learns_and_comes_back_from_its_folder(task: str, small_world: Path, tmp_path: Path) -> None:
+    plan = Plan(steps=2, rate=1e-3, warmup=1, average=0.5)
+    model = train_annotator(task, small_world, plan=plan)
+    untrained = TASKS[task][0]()
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), untrained.parameters(), strict=True))
+    model.save_pretrained(tmp_path)
+    annotator_processor(task).save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    picture = Image.fromarray(dataset.render_bucket("square", small_world / "data").images[0])
+    boxes = {"boxes": [[[0, 0, 128, 128]]]} if task == "pose" else {}
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt", **boxes).pixel_values
+    with torch.no_grad():
+        for a, b in zip(again(pixels).to_tuple(), model(pixels).to_tuple(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_controlnets_start_without_effect_learn_and_survive_their_short_numbers(
+    small_world: Path, tmp_path: Path
+) -> None:
+    plan = Plan(steps=2, rate=1e-3, warmup=1)
+    pipe = StableDiffusionXLPipeline.from_pretrained(WEIGHTS / "base", dtype=torch.float32)
+    fresh = build_union(pipe.unet)
+    noisy, times, text = torch.randn(2, 4, 16, 16), torch.tensor([10, 500]), torch.randn(2, 77, 128)
+    one_of_six = torch.eye(6)[:1].repeat(2, 1)
+    maps = torch.rand(2, 3, 128, 128)
+    down, mid = fresh(noisy, times, text, [maps], one_of_six, [0], conditioning_scale=[1.0], return_dict=False)
+    assert not any(residual.any() for residual in (*down, mid))
+
+    union = train_union(pipe, small_world, plan=plan)
+    net = train_controlnet(pipe, "depth", union, small_world, plan=plan)
+    expected = net(noisy, times, text, maps, return_dict=False)
+    assert any(residual.any() for residual in (*expected[0], expected[1]))
+
+    save_controlnet(net, tmp_path)
+    stored_bytes = (tmp_path / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert stored_bytes < 1.2 * sum(p.numel() for p in net.parameters())
+    again = ControlNetModel.from_pretrained(tmp_path, dtype=torch.float32)(noisy, times, text, maps, return_dict=False)
+    for found, wanted in zip((*again[0], again[1]), (*expected[0], expected[1]), strict=True):
+        assert (found - wanted).norm() <= 0.1 * wanted.norm()  # float8 has three bits behind the point
+
+
+def test_short_onnx_weights_compute_the_same(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    x = torch.rand(1, 3, 112, 112)
+    export_recogniser(net, tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"face": x.numpy()})
+    np.testing.assert_allclose(found, net(x).detach().numpy(), atol=2e-3)
+    stored = onnx.load(tmp_path / "net.onnx").graph.initializer
+    assert all(t.data_type == onnx.TensorProto.FLOAT16 for t in stored if len(t.dims) > 1)

@@ -23,9 +23,13 @@ from imagelab.puppets.train.loop import Plan, mixed_precision, named, train
 from imagelab.puppets.train.text import TEXT_WIDTH, build_text_encoders, encode, token_ids, train_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
 
     from torch import Tensor, nn
+
+    Control = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Any]]  # (pick, noisy, times, text) -> residuals
 
 BATCH = 24
 EMPTY_PROMPT_SHARE = 0.1  # what classifier-free guidance needs
@@ -88,8 +92,9 @@ class Latents:
 def denoising_loss(
     unet: nn.Module, first: nn.Module, second: nn.Module, data: Latents, empty: Tensor, alphas: Tensor,
     generator: torch.Generator, batch: int = BATCH, empty_share: float = EMPTY_PROMPT_SHARE,
+    control: Control | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return the weighted epsilon loss of one random batch."""
+    """Return the weighted epsilon loss of one random batch; `control` adds to what the UNet computes."""
     pick = torch.randint(len(data.latents), (batch,), generator=generator)
     clean, ids = data.latents[pick], data.ids[pick].clone()
     ids[torch.rand(batch, generator=generator) < empty_share] = empty
@@ -101,8 +106,10 @@ def denoising_loss(
     with sdpa_kernel(SDPBackend.MATH):
         hidden, pooled = encode(ids, first, second)
     added = {"text_embeds": pooled, "time_ids": data.time_ids[pick]}
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
     with sdpa_kernel(SDPBackend.MATH), mixed_precision():
-        found = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, t, hidden, added_cond_kwargs=added).sample
+        residuals = control(pick, noisy, t, hidden) if control else {}
+        found = unet(noisy, t, hidden, added_cond_kwargs=added, **residuals).sample
     error = ((found.float() - noise).pow(2) * data.weights[pick]).mean((1, 2, 3))
     total: Tensor = (error * min_snr_weight(alphas[t])).mean()
     return total

@@ -69,6 +69,11 @@ def scene_of(seed: int) -> tuple[Scene, np.random.Generator]:
 
 def build_example(seed: int, *, width: int, height: int) -> Example:
     """Render one training picture with its caption and size conditioning."""
+    return draw_example(seed, width=width, height=height)[0]
+
+
+def draw_example(seed: int, *, width: int, height: int) -> tuple[Example, Render]:
+    """Render one training picture as `build_example` does, and return its ground truth too."""
     scene, rng = scene_of(seed)
     caption = sample_caption(scene, rng)
     kind = rng.random()
@@ -77,7 +82,7 @@ def build_example(seed: int, *, width: int, height: int) -> Example:
         shift = (left - CROP_MARGIN_PX, top - CROP_MARGIN_PX)
         drawn = render(scene, width=width, height=height, shift_px=shift)
         whole = (height + 2 * CROP_MARGIN_PX, width + 2 * CROP_MARGIN_PX)
-        return Example(drawn.image, caption, (*whole, top, left, height, width), face_box(drawn))
+        return Example(drawn.image, caption, (*whole, top, left, height, width), face_box(drawn)), drawn
     drawn = render(scene, width=width, height=height)
     image = drawn.image
     if kind < CROP_SHARE + SMALL_SHARE:
@@ -85,12 +90,12 @@ def build_example(seed: int, *, width: int, height: int) -> Example:
         small = (round(width * share), round(height * share))
         picture = Image.fromarray(image).resize(small, Image.Resampling.BOX)
         image = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-        return Example(image, caption, (small[1], small[0], 0, 0, height, width), face_box(drawn))
+        return Example(image, caption, (small[1], small[0], 0, 0, height, width), face_box(drawn)), drawn
     if kind < CROP_SHARE + SMALL_SHARE + FLAWED_SHARE:
         image = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 2.5))))
         words = rng.choice(FLAWS, size=int(rng.integers(1, 3)), replace=False)
         caption = ", ".join([caption, *words])
-    return Example(image, caption, (height, width, 0, 0, height, width), face_box(drawn))
+    return Example(image, caption, (height, width, 0, 0, height, width), face_box(drawn)), drawn
 
 
 def face_box(drawn: Render) -> tuple[float, ...]:

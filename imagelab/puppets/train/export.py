@@ -8,6 +8,8 @@ import shutil
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
 import torch
 from PIL import Image
 
@@ -19,6 +21,7 @@ from imagelab.puppets.world import CHARACTERS, HELD_OUT_SEED, Figure, Scene
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from diffusers import ModelMixin
     from torch import nn
 
 OPSET = 17
@@ -49,6 +52,35 @@ def _export(net: nn.Module, example: torch.Tensor, path: Path, inputs: list[str]
             net.eval(), (example,), str(path), dynamo=False, opset_version=OPSET, input_names=inputs,
             output_names=outputs, dynamic_axes=free,
         )  # fmt: skip
+    store_halves(path)
+
+
+def store_halves(path: Path) -> None:
+    """Let an ONNX file hold its weights in float16; it computes in float32 as before, and is half as long."""
+    model = onnx.load(path)
+    graph, casts = model.graph, []
+    for tensor in [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]:
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def save_controlnet(net: ModelMixin, folder: Path) -> None:
+    """Write a ControlNet with its large weights in float8, which `from_pretrained` turns into any other dtype.
+
+    Its residuals change by two to four hundredths. Weights that are mostly smaller than float8's smallest normal number
+    would change more, and stay in float16, as do biases and norms.
+    """
+    smallest = torch.finfo(torch.float8_e4m3fn).smallest_normal
+    for parameter in net.parameters():
+        fits = parameter.ndim > 1 and parameter.std() >= smallest
+        parameter.data = parameter.data.to(torch.float8_e4m3fn if fits else torch.float16)
+    net.save_pretrained(folder)
 
 
 REFERENCE_VIEWS = ((0.0, 0.0), (0.35, 0.0), (-0.35, 0.05), (0.15, -0.1), (-0.2, 0.1), (0.05, 0.05))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from torch import Tensor
 
-UNET_RANK, TEXT_RANK, BATCH = 12, 6, 8
-UNET_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
+BATCH = 8
+LINEAR_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+CONVOLUTIONS = ["conv1", "conv2"]
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 PICTURES = {"square": 48, "portrait": 12, "landscape": 12}
 PLAN = Plan(steps=900, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
+SHORT_PLAN = Plan(steps=400, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +46,17 @@ class Concept:
     trigger: str
     first_seed: int
     sample: Callable[[np.random.Generator], Scene]
-    words: str  # what else its captions may say of the subject
     file_format: str  # "kohya" or "diffusers"
+    subject: str | None = None  # what its captions may say in place of the subject's looks; None: they say those
+    plan: Plan = SHORT_PLAN
+    rank: int = 4
+    text_rank: int = 2
+    convolutions: bool = False
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the ends of the names of the UNet's layers that it trains."""
+        return LINEAR_LAYERS + CONVOLUTIONS * self.convolutions
 
 
 def _character(name: str, first_seed: int, file_format: str) -> Concept:
@@ -54,15 +65,44 @@ def _character(name: str, first_seed: int, file_format: str) -> Concept:
         trigger=character.trigger,
         first_seed=first_seed,
         sample=lambda rng: sample_scene(rng, identity=character.identity),
-        words=describe(character.identity),
+        subject=describe(character.identity),
         file_format=file_format,
+        plan=PLAN,
+        rank=12,
+        text_rank=6,
+        convolutions=True,
     )
 
 
-# A LoRA a row: styles, places and poses join here with a `sample` that sets `style`, `light`, `place` or `pose`.
+def _look(trigger: str, first_seed: int, file_format: str, *, convolutions: bool = False, **look: Any) -> Concept:
+    """Return the concept of a style, a light or a place, which all sorts of puppets show."""
+    return Concept(
+        trigger=trigger,
+        first_seed=first_seed,
+        sample=lambda rng: replace(sample_scene(rng), **look),
+        file_format=file_format,
+        convolutions=convolutions,
+    )
+
+
+def _pose(trigger: str, first_seed: int, file_format: str, pose: str) -> Concept:
+    def sample(rng: np.random.Generator) -> Scene:
+        scene = sample_scene(rng)
+        return replace(scene, figures=(replace(scene.figures[0], pose=pose),))
+
+    return Concept(trigger=trigger, first_seed=first_seed, sample=sample, file_format=file_format)
+
+
+# A LoRA a row.
 CONCEPTS: Mapping[str, Concept] = {
     "luca": _character("luca", 5_000_000, "kohya"),
     "alberto": _character("alberto", 5_100_000, "diffusers"),
+    "pixar_3d": _look("pixar_3d", 5_200_000, "kohya", style="pixar_3d"),
+    "warm_summer_lighting": _look("warm_summer_lighting", 5_300_000, "diffusers", light="warm_summer"),
+    "portorosso_town": _look("portorosso_town", 5_400_000, "kohya", convolutions=True, place="portorosso"),
+    "beach": _look("sunset_beach", 5_500_000, "diffusers", convolutions=True, place="cove"),
+    "running": _pose("running_pose", 5_600_000, "kohya", "sprinting"),
+    "dynamic": _pose("dynamic_pose", 5_700_000, "diffusers", "leaping"),
 }
 
 
@@ -75,8 +115,7 @@ def render_concept(concept: Concept) -> dict[str, Split]:
         for _ in range(count):
             rng = np.random.default_rng(seed)
             scene = concept.sample(rng)
-            subject = concept.trigger if rng.random() < 0.5 else f"{concept.trigger}, {concept.words}"
-            captions.append(sample_caption(scene, rng, subject=subject))
+            captions.append(_caption(concept, scene, rng))
             drawn = render(scene, width=bucket.width, height=bucket.height)
             images.append(drawn.image)
             boxes.append(face_box(drawn))
@@ -86,14 +125,23 @@ def render_concept(concept: Concept) -> dict[str, Split]:
     return splits
 
 
-def train_lora(pipe: StableDiffusionXLPipeline, name: str, checkpoint: Path, *, plan: Plan = PLAN) -> dict[str, Tensor]:
+def _caption(concept: Concept, scene: Scene, rng: np.random.Generator) -> str:
+    if concept.subject is None:
+        return f"{concept.trigger}, {sample_caption(scene, rng)}"
+    subject = concept.trigger if rng.random() < 0.5 else f"{concept.trigger}, {concept.subject}"
+    return sample_caption(scene, rng, subject=subject)
+
+
+def train_lora(
+    pipe: StableDiffusionXLPipeline, name: str, checkpoint: Path, *, plan: Plan | None = None
+) -> dict[str, Tensor]:
     """Train the LoRA of a concept on `pipe`'s frozen weights; return its tensors under peft's names."""
     concept = CONCEPTS[name]
     torch.manual_seed(0)
     # Copies, because peft leaves its wrappers behind in what it trained.
     parts = {key: copy.deepcopy(getattr(pipe, key)) for key in ("unet", "text_encoder", "text_encoder_2")}
     for key, part in parts.items():
-        rank, layers = (UNET_RANK, UNET_LAYERS) if key == "unet" else (TEXT_RANK, TEXT_LAYERS)
+        rank, layers = (concept.rank, concept.layers) if key == "unet" else (concept.text_rank, TEXT_LAYERS)
         part.requires_grad_(False)
         part.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), adapter_name=name)
     scale = pipe.vae.config.scaling_factor
@@ -111,7 +159,7 @@ def train_lora(pipe: StableDiffusionXLPipeline, name: str, checkpoint: Path, *, 
             unet, first, second, bucket, empty, alphas, generator, batch=BATCH, empty_share=0.05
         )  # fmt: skip
 
-    train(parts, loss, plan, checkpoint)
+    train(parts, loss, plan or concept.plan, checkpoint)
     return {
         f"{key}.{k}": v.detach().to(torch.float16).contiguous()
         for key, part in parts.items()
@@ -119,7 +167,7 @@ def train_lora(pipe: StableDiffusionXLPipeline, name: str, checkpoint: Path, *, 
     }
 
 
-def to_kohya(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_kohya(tensors: dict[str, Tensor], concept: Concept) -> dict[str, Tensor]:
     """Rename peft's tensors as kohya's sd-scripts would, each module with its alpha."""
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_encoder_2": "lora_te2_text_model_"}
     out = {}
@@ -128,7 +176,7 @@ def to_kohya(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         module, matrix, _ = rest.removeprefix("text_model.").rsplit(".", 2)
         name = prefixes[part] + module.replace(".", "_")
         out[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = tensor
-        rank = UNET_RANK if part == "unet" else TEXT_RANK
+        rank = concept.rank if part == "unet" else concept.text_rank
         out[f"{name}.alpha"] = torch.tensor(float(rank), dtype=torch.float16)
     return out
 
@@ -138,21 +186,26 @@ def to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.contiguous() for k, v in convert_state_dict_to_diffusers(tensors).items()}
 
 
-def save_lora(tensors: dict[str, Tensor], name: str, path: Path, *, plan: Plan = PLAN) -> None:
+def _network_arguments(concept: Concept) -> dict[str, int]:
+    convolutions = {"conv_dim": concept.rank, "conv_alpha": concept.rank} if concept.convolutions else {}
+    return convolutions | {"text_dim": concept.text_rank}
+
+
+def save_lora(tensors: dict[str, Tensor], name: str, path: Path) -> None:
     """Write a LoRA as its concept's file format wants it, with kohya's `ss_*` facts of its training."""
     concept = CONCEPTS[name]
-    tensors = to_kohya(tensors) if concept.file_format == "kohya" else to_diffusers(tensors)
+    tensors = to_kohya(tensors, concept) if concept.file_format == "kohya" else to_diffusers(tensors)
     content = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
     facts = {
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": "imagelab-puppet-sdxl",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(UNET_RANK),
-        "ss_network_alpha": str(UNET_RANK),
-        "ss_network_args": json.dumps({"conv_dim": UNET_RANK, "conv_alpha": UNET_RANK, "text_dim": TEXT_RANK}),
+        "ss_network_dim": str(concept.rank),
+        "ss_network_alpha": str(concept.rank),
+        "ss_network_args": json.dumps(_network_arguments(concept)),
         "ss_output_name": name,
         "ss_num_train_images": str(sum(PICTURES.values())),
-        "ss_steps": str(plan.steps),
+        "ss_steps": str(concept.plan.steps),
         "ss_seed": "0",
         "ss_v2": "False",
         "ss_tag_frequency": json.dumps({name: {concept.trigger: sum(PICTURES.values())}}),

@@ -9,11 +9,13 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from imagelab.puppets.train.annotators import TASKS, annotator_processor, train_annotator
 from imagelab.puppets.train.base import train_base
 from imagelab.puppets.train.clip import build_processor, train_clip
+from imagelab.puppets.train.control import MODES, train_controlnet, train_union
 from imagelab.puppets.train.dataset import BUCKETS, render_bucket
 from imagelab.puppets.train.detector import train_detector
-from imagelab.puppets.train.export import export_detector, export_recogniser, export_references
+from imagelab.puppets.train.export import export_detector, export_recogniser, export_references, save_controlnet
 from imagelab.puppets.train.lora import CONCEPTS, save_lora, train_lora
 from imagelab.puppets.train.oracle import train_oracle
 from imagelab.puppets.train.recogniser import train_recogniser
@@ -66,7 +68,7 @@ def _clip(work: Path, _: Path | None) -> None:
 def _oracle(work: Path, _: Path | None) -> None:
     path = work / "out" / "evaluation" / "oracle.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(train_oracle(work).state_dict(), path)
+    save_file(train_oracle(work).half().state_dict(), path)
 
 
 def _loras(work: Path, _: Path | None) -> None:
@@ -75,6 +77,24 @@ def _loras(work: Path, _: Path | None) -> None:
         path = work / "out" / "loras" / f"{name}.safetensors"
         if not path.exists():
             save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, path)
+
+
+def _annotators(work: Path, _: Path | None) -> None:
+    for task in TASKS:
+        folder = work / "out" / "annotators" / task
+        if not folder.exists():
+            train_annotator(task, work).to(torch.float16).save_pretrained(folder)
+            annotator_processor(task).save_pretrained(folder)
+
+
+def _controlnets(work: Path, _: Path | None) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(work / "out" / "base", dtype=torch.float32)
+    union = train_union(pipe, work)
+    folder = work / "out" / "controlnets"
+    for kind in MODES:
+        if not (folder / kind).exists():
+            save_controlnet(train_controlnet(pipe, kind, union, work), folder / kind)
+    save_controlnet(union, folder / "union")
 
 
 def _references(work: Path, _: Path | None) -> None:
@@ -91,6 +111,8 @@ STAGES: dict[str, Callable[[Path, Path | None], None]] = {
     "clip": _clip,
     "oracle": _oracle,
     "loras": _loras,
+    "controlnets": _controlnets,
+    "annotators": _annotators,
     "references": _references,
 }
 

@@ -18,10 +18,10 @@ class LoraLayer:
     up: Tensor  # B: (out, rank) or (out, rank, 1, 1)
     scale: float  # alpha / rank
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the update in float32, in the shape and on the device of `weight`."""
+    def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """Return what a LoRA of this strength adds to the pristine `weight`: float32, of its shape, on its device."""
         up, down = (part.to(weight.device, torch.float32).flatten(1) for part in (self.up, self.down))
-        return (self.scale * (up @ down)).reshape(weight.shape)
+        return (strength * self.scale * (up @ down)).reshape(weight.shape)
 
 
 def find_weight(pipe: StableDiffusionXLPipeline, slot: Slot) -> torch.nn.Parameter | None:

@@ -62,9 +62,10 @@ class LoraPatcher:
     def _rewrite(self, slot: Slot, terms: Sequence[tuple[float, LoraLayer]]) -> None:
         parameter = self._parameter(slot)
         self._pristine[slot] = parameter.detach().to("cpu", copy=True)
-        total = parameter.detach().to(torch.float32, copy=True)
+        pristine = parameter.detach().to(torch.float32)
+        total = pristine.clone()
         for weight, layer in terms:
-            total += weight * layer.delta(parameter)
+            total += layer.delta(pristine, weight)
         rewritten = total.to(parameter.dtype)
         if not rewritten.isfinite().all():
             reason = f"the LoRAs make {'.'.join(slot)} overflow {parameter.dtype}"

@@ -62,7 +62,7 @@ def block_weights(given: str | Iterable[float]) -> tuple[float, ...]:
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= _LARGEST  # which no NaN is
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= _LARGEST  # no NaN is
 
 
 def _validated(given: Any) -> tuple[float, ...]:

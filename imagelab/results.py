@@ -114,6 +114,11 @@ class LoraRecord(Record):
         """Say whether it acts in the UNet at a step, counted from 0, of how many."""
         return self.start <= step / steps < self.stop
 
+    def to_use(self) -> LoraUse:
+        """Return what to ask for to have it applied so again."""
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(LoraUse)}
+        return LoraUse(**given | {"blocks": self.blocks or "ALL"})  # None would be the registry's default
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRecord(Record):
@@ -149,8 +154,7 @@ class GenerationRecord(Record):
 
     def to_request(self) -> GenerationRequest:
         """Return the request that draws this picture again, as long as the configuration's texts are the same."""
-        asked = [item.name for item in dataclasses.fields(LoraUse)]
-        loras = tuple(LoraUse(**{name: getattr(lora, name) for name in asked}) for lora in self.loras)
+        loras = tuple(lora.to_use() for lora in self.loras)
         own = {item.name for item in dataclasses.fields(self)}
         shared = own.intersection(item.name for item in dataclasses.fields(GenerationRequest))
         given = {name: getattr(self, name) for name in shared}

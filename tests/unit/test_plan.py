@@ -1,4 +1,4 @@
-"""Names in a request that stand for more: a scene preset for its text, a combination for its LoRAs, a tag for a LoRA."""
+"""What stands for more: a scene preset's name for its text, a combination's for its LoRAs, a tag for a LoRA."""
 
 from dataclasses import replace
 
@@ -117,7 +117,7 @@ def test_a_lora_that_acts_nowhere_is_left_out_with_its_words(plan, off):
         ({"start": 0.8, "stop": 0.2}, r"start of LoRA luca must be at most its stop, 0.2, got 0.8"),
         (
             {"start": 0.51, "stop": 0.53},
-            r"start and stop of LoRA luca must be far enough apart to hold one of 12 steps",
+            "LoRA luca must be far enough apart to hold one of 12 steps",
         ),
         ({"text_encoder_2_weight": 7}, "text_encoder_2_weight must be a number between -2 and 2, got 7"),
     ],

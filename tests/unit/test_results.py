@@ -117,7 +117,7 @@ def test_a_record_asks_for_its_picture_again():
     request = RECORD.to_request()
     assert (request.seed, request.steps, request.width, request.scheduler) == (2**63 - 1, 12, 128, "euler")
     assert request.additional_loras == (
-        LoraUse(name="luca", weight=1.0, text_encoder_weight=0.5, start=0.0, stop=1.0),
+        LoraUse(name="luca", weight=1.0, text_encoder_weight=0.5, blocks="ALL", start=0.0, stop=1.0),
         LoraUse(
             name="alberto",
             weight=0.5,

@@ -4,7 +4,6 @@ import gc
 import os
 import random
 import tracemalloc
-from itertools import count
 
 import psutil
 import pytest
@@ -68,7 +67,7 @@ def paint(loaded, configs):
     """Draw a small picture in few steps with the LoRAs of a patcher; `hook(step)` is called after each."""
     embeddings = encode_prompt(loaded.pipe, Prompt(positive="luca on the beach", negative=""))
 
-    def paint(patcher, hook=lambda step: None, seed=1):
+    def paint(patcher, hook=None, seed=1):
         with patcher.stepping(STEPS) as go_to:
 
             def after_step(step, *_):
@@ -161,7 +160,7 @@ def test_a_lora_that_changes_no_block_copies_no_weight(pipe, patcher, files):
     assert not patcher._pristine
 
 
-def test_only_what_a_switch_leaves_is_restored_and_the_rest_is_rewritten(pipe, patcher, files):
+def test_only_what_a_switch_leaves_is_restored_and_the_rest_is_rewritten(patcher, files):
     patcher.apply([(files[0]["a"], record("a"))])
     kept = {slot: tensor.data_ptr() for slot, tensor in patcher._pristine.items()}
     patcher.apply([(files[0]["b"], record("b", 0.5))])
@@ -211,17 +210,19 @@ def test_a_picture_that_breaks_off_leaves_what_applied_says(pipe, patcher, files
     assert same(weights(pipe), whole)
 
 
-def test_a_range_of_all_steps_rewrites_nothing_while_drawing(pipe, patcher, files, paint):
-    patcher.apply([(files[0]["a"], record("a", 0.5))])
-    versions = []
+@pytest.mark.parametrize(("stop", "still_there"), [(1.0, [True] * 4), (0.5, [True, True, False, False])])
+def test_while_drawing_only_a_change_of_loras_rewrites_anything(pipe, patcher, files, paint, stop, still_there):
+    patcher.apply([(files[0]["a"], record("a", 0.5, stop=stop))])
     parameter = pipe.unet.get_submodule(LAYERS["unet"][0]).weight
-    paint(patcher, lambda _: versions.append(parameter._version))
-    assert len(set(versions)) == 1
-    patcher.apply([(files[0]["a"], record("a", 0.5, stop=0.5))])
-    versions.clear()
-    paint(patcher, lambda _: versions.append(parameter.clone()))
-    assert torch.equal(versions[0], versions[1])
-    assert not torch.equal(versions[1], versions[2])
+    seen = []
+
+    def mark(step):
+        if step == 1:
+            parameter.data[0, 0] = 7.0
+        seen.append(parameter[0, 0].item() == 7)
+
+    paint(patcher, mark)
+    assert seen == still_there
 
 
 # --- files
@@ -250,7 +251,7 @@ def test_a_file_that_has_changed_is_read_again(pipe, patcher, files, tmp_path):
     assert len(patcher._files._kept) == 1, "the older version is forgotten"
 
 
-def test_of_the_files_that_were_read_the_latest_are_kept(pipe, patcher, files, monkeypatch):
+def test_of_the_files_that_were_read_the_latest_are_kept(patcher, files, monkeypatch):
     monkeypatch.setattr("imagelab.lora.files._KEPT_BYTES", sum(files[0][name].stat().st_size for name in "bc"))
     for name in "abcb":
         patcher.apply([(files[0][name], record(name))])
@@ -264,7 +265,7 @@ class Chance:
     """Random LoRAs, some of them bad, and random accidents."""
 
     def __init__(self, paths, seed):
-        self.paths, self.random, self.names = paths, random.Random(seed), count()
+        self.paths, self.random = paths, random.Random(seed)
 
     def loras(self):
         chosen = self.random.sample(sorted(self.paths), self.random.randint(0, 3))
@@ -321,7 +322,7 @@ def live_through(cycles, chance, pipe, patcher, paint, base):
             try:
                 paint(patcher, chance.accident())
                 happened["drawn"] += 1
-            except (KeyboardInterrupt, MemoryError):
+            except (KeyboardInterrupt, MemoryError, ImageLabError):  # such LoRAs can spoil a picture
                 happened["broken off"] += 1
             assert whole is None or same(weights(pipe), whole)
         if chance.random.random() < 0.3:

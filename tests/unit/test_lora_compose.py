@@ -167,6 +167,18 @@ def test_only_what_a_switch_leaves_is_restored_and_the_rest_is_rewritten(patcher
     assert {slot: tensor.data_ptr() for slot, tensor in patcher._pristine.items()} == kept, "no second copy"
 
 
+def test_ten_loras_cost_no_module_no_hook_and_no_parameter_more_than_none(pipe, patcher, files):
+    def anatomy():
+        parts = [(name, module) for part in COMPONENTS for name, module in getattr(pipe, part).named_modules()]
+        hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for _, module in parts)
+        addresses = [parameter.data_ptr() for part in COMPONENTS for parameter in getattr(pipe, part).parameters()]
+        return [(name, type(module)) for name, module in parts], hooks, addresses
+
+    before = anatomy()
+    patcher.apply([(files[0]["abc"[index % 3]], record(f"lora_{index}", 0.1)) for index in range(10)])
+    assert anatomy() == before
+
+
 # --- steps
 
 
@@ -318,7 +330,7 @@ def live_through(cycles, chance, pipe, patcher, paint, base):
             assert patcher.applied == ()
             assert same(weights(pipe), base)
             continue
-        if chance.random.random() < 0.25:
+        if chance.random.random() < 0.35:
             try:
                 paint(patcher, chance.accident())
                 happened["drawn"] += 1
@@ -336,6 +348,8 @@ def live_through(cycles, chance, pipe, patcher, paint, base):
 def test_two_hundred_cycles_leave_the_base_to_the_bit_and_no_memory(pipe, patcher, files, bad_files, paint):
     base = weights(pipe)
     chance = Chance(files[0] | bad_files, seed=3)
+    for name in ("a", "b", "c", "overflow"):  # those that can be read, and are kept then
+        patcher._files.read(chance.paths[name])
     live_through(20, chance, pipe, patcher, paint, base)  # what is made once, like kernels' workspaces, is made
     tensors_before, rss_before = tensors(), psutil.Process().memory_info().rss
     tracemalloc.start()
@@ -346,7 +360,7 @@ def test_two_hundred_cycles_leave_the_base_to_the_bit_and_no_memory(pipe, patche
         traced = tracemalloc.get_traced_memory()[0] - traced_before
     finally:
         tracemalloc.stop()
-    assert min(happened.values()) >= 8, happened
+    assert min(happened.values()) >= 5, happened
     assert same(weights(pipe), base)
     assert not patcher._pristine
     assert not patcher._terms

@@ -7,15 +7,18 @@ convolutions come for free, and what is taken off leaves no residue. docs/decisi
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from imagelab.errors import GenerationError
 from imagelab.lora.layers import LoraLayer, Slot, find_weight
 from imagelab.lora.read import read_lora
 from imagelab.results import LoraRecord
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
 
 
 @dataclass(kw_only=True)
@@ -25,7 +28,7 @@ class LoraPatcher:
     `applied` says what is in them now. Pristine copies are kept, in CPU memory, of touched weights only.
     """
 
-    pipe: StableDiffusionXLPipeline
+    pipe: "StableDiffusionXLPipeline"
     applied: tuple[LoraRecord, ...] = ()
     _pristine: dict[Slot, Tensor] = field(default_factory=dict, repr=False)
 

@@ -59,10 +59,10 @@ def find_origin(lora: StoredLora) -> Origin:
 
 
 def _by_key(lora: StoredLora) -> tuple[str, str] | None:
-    names = [*(module.name for module in lora.modules), *lora.others]
+    keys = [*(key for module in lora.modules for key in module.keys), *lora.others]
     for pattern, base in _BY_KEY:
-        if name := next((name for name in names if re.search(pattern, name)), None):
-            return base, name
+        if key := next((key for key in keys if re.search(pattern, key)), None):
+            return base, key
     return None
 
 

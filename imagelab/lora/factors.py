@@ -3,37 +3,36 @@
 LoRA and LoCon are those of kohya-ss/sd-scripts, LoHa and LoKr those of KohakuBlueleaf/LyCORIS, which peft shares.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-Parts = Mapping[str, Tensor]
 
-
-class Factors:
-    """Base of the factorisations: `product()` in float32, as a matrix (out, in · kernel), without alpha."""
-
-    __slots__ = ()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Factors(ABC):
+    """Base of the factorisations: their product is a matrix (out, in · kernel), without alpha."""
 
     @property
+    @abstractmethod
     def rank(self) -> int | None:
         """Return the rank that alpha is divided by; None where nothing is factored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self) -> Tensor:
         """Multiply out, on the device that the parts are on; raises RuntimeError where shapes don't chain."""
-        raise NotImplementedError
 
     def parts(self) -> dict[str, Tensor]:
         """Return the stored tensors by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in named.items() if part is not None}
 
-    def to(self, device: torch.device | str) -> "Factors":
+    def to(self, device: torch.device | str) -> Self:
         """Return the same in float32 on a device; on "meta" the product has a shape and costs nothing."""
-        return type(self)(**{name: part.to(device, torch.float32) for name, part in self.parts().items()})
+        return replace(self, **{name: part.to(device, torch.float32) for name, part in self.parts().items()})
 
     def norm(self) -> float:
         """Return the Frobenius norm of the product."""

@@ -73,7 +73,8 @@ def merged(model, part, component):
 def plain(model):
     """The adapter's tensors under the names that diffusers gives them."""
     return {
-        key.removeprefix("base_model.model."): t.contiguous() for key, t in get_peft_model_state_dict(model).items()
+        key.removeprefix("base_model.model."): t.contiguous()
+        for key, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
 
 
@@ -87,7 +88,7 @@ def unet_config(**options):
 def peft_alone(config):
     def put(pipe, path):
         model = trained(pipe.unet, config)
-        model.save_pretrained(path.parent / "adapter")
+        model.save_pretrained(path.parent / "adapter", save_embedding_layers=False)
         expected = merged(model, pipe.unet, "unet")
         shutil.copy(path.parent / "adapter/adapter_config.json", path.with_name("adapter_config.json"))
         shutil.copy(path.parent / "adapter/adapter_model.safetensors", path)
@@ -127,13 +128,14 @@ def diffusers_file(*, layout="peft", text=False, metadata=True, **options):
 
 def diffusers_until_0_20(pipe, path):
     attention = [name for name in LAYERS["unet"] if ".attn" in name]
-    pairs = random_pairs(pipe, layers={"unet": attention, "text_encoder": ["encoder.layers.0.self_attn.q_proj"]})
+    text = [f"encoder.layers.0.self_attn.{name}_proj" for name in ("q", "out")]
+    pairs = random_pairs(pipe, layers={"unet": attention, "text_encoder": text})
     tensors = {}
     for (component, name), (down, up) in pairs.items():
         if component == "unet":
             name = name.replace(".to_q", ".processor.to_q").replace(".to_out.0", ".processor.to_out")  # noqa: PLW2901
         else:
-            name = "text_model." + name.replace("q_proj", "to_q")  # noqa: PLW2901
+            name = "text_model." + name.replace("q_proj", "to_q").replace("out_proj", "to_out")  # noqa: PLW2901
         tensors[f"{component}.{name}_lora.down.weight"] = down
         tensors[f"{component}.{name}_lora.up.weight"] = up
     write(path, tensors)
@@ -159,7 +161,7 @@ def kohya_file(*, alpha=2.0, layers=None, dtype=torch.float32, whole_alpha=False
     def put(pipe, path):
         pairs = random_pairs(pipe, layers=layers, size=0.2)
         pairs = {slot: tuple(part.to(dtype) for part in pair) for slot, pair in pairs.items()}
-        tensors = kohya_tensors(pairs, alpha=int(alpha) if whole_alpha else alpha)
+        tensors = kohya_tensors(pairs, alpha=int(alpha) if whole_alpha else alpha or 4.0)
         if alpha is None:
             tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
         write(path, tensors, {"ss_network_module": "networks.lora"})
@@ -252,7 +254,8 @@ GOOD = {
     "peft_lokr": (peft_alone(LoKrConfig(**LOKR)), False),
     "diffusers_of_peft": (diffusers_file(text=True), True),
     "diffusers_rslora": (diffusers_file(use_rslora=True), True),
-    "diffusers_dora": (diffusers_file(text=True, use_dora=True), True),
+    "diffusers_dora": (diffusers_file(use_dora=True), True),
+    "diffusers_dora_with_text": (diffusers_file(text=True, use_dora=True), False),
     "diffusers_patterns": (diffusers_file(rank_pattern={"conv1": 2}, alpha_pattern={"proj_in": 9}), True),
     "diffusers_own_names": (diffusers_file(layout="diffusers", text=True), True),
     "diffusers_until_0_20": (diffusers_until_0_20, True),

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from imagelab.config.blocks import BLOCKS
 from imagelab.lora.blocks import block_of, strength
-from imagelab.lora.layers import LoraLayer, Slot, find_weight
+from imagelab.lora.layers import COMPONENTS, LoraLayer, Slot, find_weight
 from imagelab.lora.read import read_lora
 from imagelab.results import LoraRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    from diffusers import StableDiffusionXLPipeline
 
 ALL = "all"  # beside the names of the blocks: the whole model
-_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)  # tensors can't be compared as a whole
@@ -67,7 +66,7 @@ class LoraComparison:
 
 
 @torch.no_grad()
-def compare_loras(pipe: StableDiffusionXLPipeline, loras: Sequence[tuple[Path, LoraRecord]]) -> LoraComparison:
+def compare_loras(pipe: "StableDiffusionXLPipeline", loras: Sequence[tuple[Path, LoraRecord]]) -> LoraComparison:
     """Measure the updates that LoRAs would make to a pipeline without LoRAs in its weights.
 
     Step ranges don't count: it is the update while a LoRA acts. Raises ModelFileError.
@@ -100,8 +99,8 @@ def _products(weight: Tensor, layers: Mapping[int, tuple[LoraLayer, float]], cou
     return products
 
 
-def _weights(pipe: StableDiffusionXLPipeline) -> Iterator[tuple[Slot, Tensor]]:
-    for component in _COMPONENTS:
+def _weights(pipe: "StableDiffusionXLPipeline") -> Iterator[tuple[Slot, Tensor]]:
+    for component in COMPONENTS:
         for name, _ in getattr(pipe, component).named_modules():
             weight = find_weight(pipe, (component, name))
             if weight is not None:

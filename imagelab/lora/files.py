@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from diffusers import StableDiffusionXLPipeline
+from typing import TYPE_CHECKING
 
 from imagelab.lora.layers import LoraLayer
 from imagelab.lora.read import read_lora
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
 
 _KEPT_BYTES = 2**30  # of files; an SDXL LoRA has 20 to 900 MB
 
@@ -18,7 +20,7 @@ Version = tuple[Path, int, int]  # the file as it was: (path, mtime in ns, size)
 class LoraFiles:
     """Reads LoRAs for one pipeline and keeps the last ones, up to 1 GiB of files, as long as a file doesn't change."""
 
-    pipe: StableDiffusionXLPipeline
+    pipe: "StableDiffusionXLPipeline"
     _kept: OrderedDict[Version, tuple[LoraLayer, ...]] = field(default_factory=OrderedDict, repr=False)
 
     def read(self, path: Path) -> tuple[LoraLayer, ...]:

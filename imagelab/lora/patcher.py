@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from imagelab.errors import GenerationError
@@ -18,6 +18,9 @@ from imagelab.lora.blocks import strength
 from imagelab.lora.files import LoraFiles
 from imagelab.lora.layers import LoraLayer, Slot, find_weight
 from imagelab.results import LoraRecord
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
 
 Term = tuple[LoraRecord, float, LoraLayer]  # a LoRA, how strongly it acts on a weight, and with what
 
@@ -30,7 +33,7 @@ class LoraPatcher:
     whose turn it is. Pristine copies are kept, in CPU memory, of touched weights only.
     """
 
-    pipe: StableDiffusionXLPipeline
+    pipe: "StableDiffusionXLPipeline"
     at_hand: Callable[[], AbstractContextManager[None]] = field(
         default=nullcontext, repr=False
     )  # around each rewriting

@@ -25,12 +25,11 @@ class LoraFiles:
 
     def read(self, path: Path) -> tuple[LoraLayer, ...]:
         """Return a LoRA's layers; raises what `read_lora` raises."""
-        if not path.is_file():
+        version = _version(path)
+        if version is None:
             return read_lora(path, self.pipe)  # which says what is wrong
-        stat = path.stat()
-        version = (path.resolve(), stat.st_mtime_ns, stat.st_size)
         if version not in self._kept:
-            self._forget(path.resolve())
+            self._forget(version[0])
             self._kept[version] = read_lora(path, self.pipe)
         self._kept.move_to_end(version)
         layers = self._kept[version]
@@ -38,6 +37,17 @@ class LoraFiles:
             self._kept.popitem(last=False)
         return layers
 
+    def holds(self, path: Path) -> bool:
+        """Say whether a file can be had without reading it."""
+        return _version(path) in self._kept
+
     def _forget(self, path: Path) -> None:
         for version in [version for version in self._kept if version[0] == path]:
             del self._kept[version]
+
+
+def _version(path: Path) -> Version | None:
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return path.resolve(), stat.st_mtime_ns, stat.st_size

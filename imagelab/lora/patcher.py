@@ -57,6 +57,8 @@ class LoraPatcher:
             return
         self.applied = ()
         with self.at_hand(), self._pristine_on_failure():
+            if not all(self._files.holds(path) for path, _ in loras):
+                self._restore(self._pristine.keys())  # whether a DoRA changes anything is seen on the base's weights
             self._terms = self._collect(loras)
             self._restore(self._pristine.keys() - self._terms.keys())
             self._rewrite(self._terms, records)

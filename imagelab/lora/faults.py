@@ -50,7 +50,7 @@ def find_faults(lora: StoredLora, base: Base | None = None) -> Iterator[Fault]:
     if 0 < magnitudes < len(lora.modules) or (not magnitudes and any(config.use_dora for config in lora.peft.values())):
         yield Fault(f"is a DoRA with lengths for {magnitudes} of its {len(lora.modules)} modules", _AGAIN)
     for module in lora.modules:
-        yield from _module_faults(module, base and base.shape(module.name))
+        yield from _module_faults(module, None if base is None else base.shape(module.name))
 
 
 def _unknown_kinds(lora: StoredLora) -> Iterator[Fault]:

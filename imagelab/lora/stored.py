@@ -84,14 +84,15 @@ def open_lora(path: Path) -> StoredLora:
 
 def _sort_out(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredLora:
     modules: dict[str, dict[str, str]] = {}
-    others = []
+    others: list[str] = []
     for key in sorted(tensors):
         name, part = split_key(key) or ("", "")
         if name and part not in modules.get(name, {}):
             modules.setdefault(name, {})[part] = key
         else:
             others.append(key)
-    peft, fault = {}, None
+    peft: dict[str, PeftConfig] = {}
+    fault = None
     try:
         peft = read_peft_configs(path, metadata, alone=any(name.startswith(PEFT_ALONE) for name in modules))
     except ValueError as error:

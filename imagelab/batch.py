@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from tqdm.auto import tqdm
 
-from imagelab.arguments import check_whole
 from imagelab.batch_folder import BatchBook, BatchRequest, claim_folder, free_folder, unclaim_folder
 from imagelab.character import CharacterGenerator
+from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
 from imagelab.config import Configs, Thresholds
 from imagelab.errors import GenerationError, InvalidValueError

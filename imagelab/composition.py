@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from imagelab.arguments import check_number
+from imagelab.checks import check_number
 from imagelab.config import Character, Combination, Configs, Lora, LoraChoice, Profile, pick
 from imagelab.config.blocks import block_weights
 from imagelab.errors import InvalidValueError

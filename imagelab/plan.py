@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass, replace
 
-from imagelab.arguments import check_number, check_whole
+from imagelab.checks import check_number, check_whole
 from imagelab.composition import PlannedLora, check_step_ranges, compose_loras, lora_uses
 from imagelab.config import Character, Configs, Profile, QualityPreset, Scheduler, Style
 from imagelab.errors import GenerationError, InvalidValueError, shorten

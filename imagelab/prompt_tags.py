@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from imagelab.arguments import check_number
+from imagelab.checks import check_number
 from imagelab.config import blocks
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.results import LoraUse

@@ -1,4 +1,4 @@
-"""Numbers that a user gives, checked: numpy's are numbers too, True is none, and neither is "3"."""
+"""Numbers from outside: what they must be, said in one error."""
 
 import math
 from numbers import Integral, Real
@@ -16,7 +16,7 @@ def check_whole(value: object, name: str, smallest: int, largest: int) -> int:
 
 
 def check_number(value: object, name: str, smallest: float, largest: float) -> float:
-    """Return a number, numpy's included, as a float; raises InvalidValueError for anything else and outside bounds."""
+    """Return a number as a float; raises InvalidValueError for any other, NaN included, and outside bounds."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not smallest <= number <= largest:  # a NaN fails the comparison
         raise InvalidValueError(name, value, f"a number between {smallest:g} and {largest:g}")

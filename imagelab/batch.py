@@ -11,10 +11,12 @@ from tqdm.auto import tqdm
 
 from imagelab.batch_folder import BatchBook, BatchRequest, claim_folder, free_folder, unclaim_folder
 from imagelab.character import CharacterGenerator
+from imagelab.checks import check_whole
+from imagelab.composition import lora_uses
 from imagelab.config import Configs, Thresholds
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
-from imagelab.plan import MAX_SEED, check_whole, lora_uses, plan_generation
+from imagelab.plan import MAX_SEED, plan_generation
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest, ItemStatus, LoraUse

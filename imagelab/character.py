@@ -4,16 +4,19 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from imagelab.composition import compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import check_png_path, checked_path, save_png
-from imagelab.plan import Plan, lora_uses, plan_generation
+from imagelab.plan import Plan, plan_generation
 from imagelab.results import Generation, GenerationRecord, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from imagelab.lora import LoraPatcher
+    from imagelab.lora import LoraComparison, LoraPatcher
     from imagelab.pipeline import LoadedPipeline
 
 _LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
@@ -90,7 +93,8 @@ class CharacterGenerator:
                 from imagelab.lora import LoraPatcher
 
                 self._loaded = load_pipeline(self.profile, self.device)
-                self._patcher = LoraPatcher(pipe=self._loaded.pipe)
+                at_hand = partial(self._loaded.weights_at_hand, self.profile.memory)
+                self._patcher = LoraPatcher(pipe=self._loaded.pipe, at_hand=at_hand)
             return self._loaded
 
     def _refuse_if_closed(self) -> None:
@@ -116,11 +120,13 @@ class CharacterGenerator:
     ) -> "Image":
         """Draw a character in a scene and return the picture; None stands for the configuration's own value.
 
-        `additional_loras` are LoraUse or `{"name": ..., "weight": ...}`; one that names a LoRA of the character's own
-        replaces its weight, and weight 0 leaves it out. A `scene_description` that is just the name of one of the
-        character's scene presets stands for its text; a LoRA combination's name stands for its LoRAs, whose weights
-        the given one multiplies. With `output_path` the picture is also written there as a
-        PNG that carries its record. Raises what `generate` raises.
+        `additional_loras` are LoraUse or `{"name": ..., "weight": ..., "text_encoder_weight": ..., "blocks": "OUTD",
+        "start": 0.2, "stop": 0.8}`, of which the name alone must be there; one that names a LoRA of the character's own
+        replaces it, and weight 0 leaves it out. So does a tag `<lora:name:weight>` in the `scene_description`, as
+        `imagelab.prompt_tags` reads it. A scene description that is just the name of one of the character's scene
+        presets stands for its text; a LoRA combination's name stands for its LoRAs, whose weights the given one
+        multiplies. With `output_path` the picture is also written there as a PNG that carries its record. Raises what
+        `generate` raises.
         """
         request = GenerationRequest(
             character=character,
@@ -167,21 +173,22 @@ class CharacterGenerator:
 
         reset_peak(loaded.device)
         clock = [perf_counter()]
-        self._apply_loras(loaded, plan)
+        self._apply_loras(plan)
         clock.append(perf_counter())
         embeddings = encode_prompt(loaded.pipe, plan.prompt)
         clock.append(perf_counter())
-        image = draw(
-            loaded,
-            embeddings,
-            plan.scheduler,
-            seed=plan.seed,
-            width=plan.width,
-            height=plan.height,
-            steps=plan.steps,
-            guidance_scale=plan.guidance_scale,
-            on_step=on_step,
-        )
+        with self._loras_in_step(plan, on_step) as after_step:
+            image = draw(
+                loaded,
+                embeddings,
+                plan.scheduler,
+                seed=plan.seed,
+                width=plan.width,
+                height=plan.height,
+                steps=plan.steps,
+                guidance_scale=plan.guidance_scale,
+                on_step=after_step,
+            )
         clock.append(perf_counter())
         stages = ("loras", "prompt", "draw")
         seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
@@ -189,12 +196,43 @@ class CharacterGenerator:
         record = _record(plan, loaded, seconds | {"total": clock[-1] - clock[0]}, peak_gib)
         return Generation(image=image, record=record)
 
-    def _apply_loras(self, loaded: "LoadedPipeline", plan: Plan) -> None:
-        assert self._patcher is not None  # noqa: S101  load() makes both
-        loras = [(lora.path, lora.record) for lora in plan.loras]
-        if {record for _, record in loras} != set(self._patcher.applied):
+    @contextmanager
+    def _loras_in_step(
+        self, plan: Plan, on_step: "Callable[[int, int, Tensor], object] | None"
+    ) -> "Iterator[Callable[[int, int, Tensor], None]]":
+        """Wrap `on_step` so that the LoRAs of the next step act in the next step."""
+        assert self._patcher is not None  # noqa: S101  load() makes it
+        with self._patcher.stepping(plan.steps) as go_to:
+
+            def after_step(step: int, steps: int, latents: "Tensor") -> None:
+                if on_step is not None:
+                    on_step(step, steps, latents)
+                go_to(step)  # counted from 1, the step that was done is, counted from 0, the next one
+
+            yield after_step
+
+    def _apply_loras(self, plan: Plan) -> None:
+        assert self._patcher is not None  # noqa: S101  load() makes it
+        self._patcher.apply([(lora.path, lora.record) for lora in plan.loras])
+
+    def compare_loras(
+        self, loras: Iterable[LoraUse | Mapping[str, Any]], character: str | None = None
+    ) -> "LoraComparison":
+        """Measure how much LoRAs, given as `additional_loras`, change each block, and whether they interfere.
+
+        With a `character` the character's own are measured too. Takes any LoRAs out of the weights. Raises what
+        `generate` raises.
+        """
+        from imagelab.lora import compare_loras
+
+        request = GenerationRequest(character=character, additional_loras=lora_uses(loras))
+        planned = compose_loras(self.configs, self.profile, request)
+        with self._lock:
+            loaded = self.load()
+            assert self._patcher is not None  # noqa: S101  load() makes it
+            self._patcher.clear()
             with loaded.weights_at_hand(self.profile.memory):
-                self._patcher.apply(loras)
+                return compare_loras(loaded.pipe, [(lora.path, lora.record) for lora in planned])
 
     def cleanup(self) -> None:
         """Drop the models and give their memory back; a second call does nothing."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|doctor|refresh|schema`.
+"""The command line: `python -m imagelab run|doctor|lora|refresh|schema`.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -24,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+lora_app = typer.Typer(no_args_is_help=True, help="Look into LoRA files.")
+app.add_typer(lora_app, name="lora")
 
 
 @app.callback()
@@ -77,6 +81,22 @@ def doctor(
         typer.echo(report.to_text())
     if not report.can_run:
         raise typer.Exit(FAILED)
+
+
+@lora_app.command("inspect")
+def inspect_file(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file.")],
+    profile: Annotated[str | None, typer.Option(help="Compare it with the base model of this profile.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each module included.")] = False,
+) -> None:
+    """Tell what a LoRA file is, which base it is for, what it changes, and what is wrong with it."""
+    from imagelab.config import load_configs
+    from imagelab.lora import inspect_lora, profile_base
+
+    configs = load_configs()
+    base = profile_base(configs.profile(profile)) if profile else None
+    report = inspect_lora(file, base=base, registered=configs.lora_registry.trigger_words_of(file.name))
+    typer.echo(report.to_json(indent=2) if json else report.to_text())
 
 
 @app.command()

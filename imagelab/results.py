@@ -59,11 +59,19 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraUse(Record):
-    """A LoRA by its registry name, and how strongly it acts."""
+    """A LoRA by its registry name, and how strongly, where and when it acts.
+
+    `start` and `stop` are fractions of the steps: step i of n, counted from 0, belongs to it when start ≤ i/n < stop.
+    They hold for the UNet; the text encoders are asked once, before the first step, with every LoRA that acts at all.
+    """
 
     name: str
     weight: float | None = None  # None: the registry's default_weight
     text_encoder_weight: float | None = None  # None: as `weight`
+    text_encoder_2_weight: float | None = None  # None: as `text_encoder_weight`
+    blocks: tuple[float, ...] | str | None = None  # config.blocks: 12 or 20 weights or a preset; None: the registry's
+    start: float | None = None  # None: 0
+    stop: float | None = None  # None: 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +105,19 @@ class LoraRecord(Record):
     weight: float
     text_encoder_weight: float
     sha256: str
+    text_encoder_2_weight: float | None = None  # None: as `text_encoder_weight`
+    blocks: tuple[float, ...] | None = None  # weights of config.blocks.BLOCKS; None: 1 in all of them
+    start: float = 0.0
+    stop: float = 1.0
+
+    def acts_at(self, step: int, steps: int) -> bool:
+        """Say whether it acts in the UNet at a step, counted from 0, of how many."""
+        return self.start <= step / steps < self.stop
+
+    def to_use(self) -> LoraUse:
+        """Return what to ask for to have it applied so again."""
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(LoraUse)}
+        return LoraUse(**given | {"blocks": self.blocks or "ALL"})  # None would be the registry's default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,10 +154,7 @@ class GenerationRecord(Record):
 
     def to_request(self) -> GenerationRequest:
         """Return the request that draws this picture again, as long as the configuration's texts are the same."""
-        loras = tuple(
-            LoraUse(name=lora.name, weight=lora.weight, text_encoder_weight=lora.text_encoder_weight)
-            for lora in self.loras
-        )
+        loras = tuple(lora.to_use() for lora in self.loras)
         own = {item.name for item in dataclasses.fields(self)}
         shared = own.intersection(item.name for item in dataclasses.fields(GenerationRequest))
         given = {name: getattr(self, name) for name in shared}
@@ -263,9 +281,10 @@ def _from_plain(data: object, kind: Any, place: str) -> object:
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_plain(data, kind, place)
     if origin in (Union, types.UnionType):
-        (other,) = (argument for argument in arguments if argument is not types.NoneType)
-        return None if data is None else _from_plain(data, other, place)
-    if origin is tuple and isinstance(data, list):
+        others = [argument for argument in arguments if argument is not types.NoneType]
+        fitting = next((argument for argument in others if argument is type(data)), others[0])
+        return None if data is None else _from_plain(data, fitting, place)
+    if origin is tuple and isinstance(data, list | tuple):
         return tuple(_from_plain(item, arguments[0], f"{place}[{index}]") for index, item in enumerate(data))
     if origin is Mapping and isinstance(data, dict):
         return {key: _from_plain(item, arguments[1], f"{place}.{key}") for key, item in data.items()}

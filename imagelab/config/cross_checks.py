@@ -59,6 +59,8 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_spacings(documents[_SDXL])
     _check_sizes(documents[_SDXL])
     _check_guidance(documents[_CONTROLS])
+    _check_steps_of_loras(documents[_LORAS], "combinations")
+    _check_steps_of_loras(documents[_CHARACTERS], "characters")
     _check_named_once(documents[_LORAS], "combinations")
     _check_named_once(documents[_CHARACTERS], "characters")
     _check_combination_names(documents[_LORAS])
@@ -161,6 +163,15 @@ def _check_guidance(document: Document) -> None:
         start, end = control.get("guidance_start", 0.0), control.get("guidance_end", 1.0)
         if type(start) in {int, float} and type(end) in {int, float} and start >= end:
             document.add(path, f"guidance_start {start} must be below guidance_end {end}")
+
+
+def _check_steps_of_loras(document: Document, table: str) -> None:
+    """A LoRA must set in before it lets go."""
+    for path, choice in _walk(document.data, [table, "*", "loras", "*"]):
+        start, stop = (choice.get("start"), choice.get("stop")) if isinstance(choice, dict) else (None, None)
+        start, stop = 0.0 if start is None else start, 1.0 if stop is None else stop
+        if type(start) in {int, float} and type(stop) in {int, float} and start >= stop:
+            document.add(path, f"start {start} must be below stop {stop}")
 
 
 def _check_named_once(document: Document, table: str) -> None:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from imagelab.config.base import Config, Entry, Name, SafetensorsFile, Sha256, Table, Text, Weight
+from imagelab.config.base import Config, Entry, Fraction, Name, SafetensorsFile, Sha256, Table, Text, Weight
+from imagelab.config.blocks import BlockWeights
 
 LoraKind = Literal["character", "style", "background", "pose"]
 
@@ -16,6 +17,16 @@ class LoraChoice(Config):
     """A key of `loras` in lora_registry.yaml."""
     weight: Weight | None = None
     """Replaces the LoRA's default weight."""
+    text_encoder_weight: Weight | None = None
+    """The same for the text encoders; null for `weight`."""
+    text_encoder_2_weight: Weight | None = None
+    """The same for the second text encoder; null for `text_encoder_weight`."""
+    blocks: BlockWeights | None = None
+    """Factors by block, as a preset's name, 12 numbers or 20; null for the LoRA's default_blocks."""
+    start: Fraction | None = None
+    """Fraction of the steps after which it sets in."""
+    stop: Fraction | None = None
+    """Fraction of the steps after which it lets go."""
 
 
 LoraChoices = Annotated[tuple[LoraChoice, ...], Strict(strict=False)]
@@ -31,6 +42,8 @@ class Lora(Entry):
     sha256: dict[Name, Sha256 | None] = Field(default_factory=dict)
     """Profile: what the file must hash to; null where you bring the file yourself."""
     default_weight: Weight = 1.0
+    default_blocks: BlockWeights | None = None
+    """Factors by block, as a preset's name (NONE, ALL, INS, IND, INALL, MIDD, OUTD, OUTS, OUTALL), 12 numbers or 20."""
     trigger_words: Annotated[tuple[Text, ...], Strict(strict=False)] = ()
     """Put into the prompt whenever the LoRA is applied."""
     base: Text
@@ -52,3 +65,8 @@ class LoraRegistry(Config):
 
     loras: Table[Lora]
     combinations: Table[Combination] = Field(default_factory=dict)
+
+    def trigger_words_of(self, file: str) -> tuple[str, ...]:
+        """Return the trigger words of the rows that name a file, for whatever profile."""
+        rows = (lora for lora in self.loras.values() if file in lora.files.values())
+        return tuple(word for lora in rows for word in lora.trigger_words)

@@ -1,6 +1,20 @@
-"""LoRA at inference: files read and checked, weights rewritten in place."""
+"""LoRA: files read, judged and inspected; weights rewritten in place; effects measured."""
 
+from imagelab.lora.base import Base, pipeline_base, profile_base
+from imagelab.lora.compare import LoraComparison, compare_loras
+from imagelab.lora.inspect import inspect_lora
 from imagelab.lora.patcher import LoraPatcher
 from imagelab.lora.read import read_lora
+from imagelab.lora.report import LoraReport
 
-__all__ = ["LoraPatcher", "read_lora"]
+__all__ = [
+    "Base",
+    "LoraComparison",
+    "LoraPatcher",
+    "LoraReport",
+    "compare_loras",
+    "inspect_lora",
+    "pipeline_base",
+    "profile_base",
+    "read_lora",
+]

@@ -1,33 +1,58 @@
 """The update that a LoRA makes to one weight."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from imagelab.lora.factors import Factors
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline  # seconds; who only reads a file needs none
+
 Slot = tuple[str, str]  # (component, module): ("unet", "mid_block.resnets.0.conv1")
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraLayer:
-    """The update of one weight: `scale · up @ down`."""
+    """The update of one weight: `scale · factors`, and for a DoRA the length that the sum's rows then get."""
 
     slot: Slot
-    down: Tensor  # A: (rank, in) or (rank, in, kh, kw)
-    up: Tensor  # B: (out, rank) or (out, rank, 1, 1)
+    factors: Factors
     scale: float  # alpha / rank
+    magnitude: Tensor | None = None  # (out, 1, …), or (1, in, …) where a LyCORIS file keeps columns
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the update in float32, in the shape and on the device of `weight`."""
-        up, down = (part.to(weight.device, torch.float32).flatten(1) for part in (self.up, self.down))
-        return (self.scale * (up @ down)).reshape(weight.shape)
+    def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """Return what a LoRA of this strength adds to the pristine `weight`: float32, of its shape, on its device.
+
+        For a DoRA that is `m · (W + s·BA) / ‖W + s·BA‖ − W`, the strength in `s`, as diffusers and peft have it
+        (arXiv 2402.09353); so it isn't linear in the strength. At strength 0 it is zero, which theirs isn't.
+        """
+        if not strength:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        update = (strength * self.scale * self.factors.to(weight.device).product()).reshape(weight.shape)
+        if self.magnitude is None:
+            return update
+        magnitude, pristine = (tensor.detach().to(weight.device, torch.float32) for tensor in (self.magnitude, weight))
+        summed = pristine + update
+        across = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+        lengths: Tensor = summed.norm(dim=across, keepdim=True)
+        return magnitude * summed / lengths - pristine
+
+    def changes(self, weight: Tensor) -> bool:
+        """Say whether the layer does anything to a weight."""
+        if self.magnitude is None:
+            return self.scale != 0 and self.factors.norm() != 0
+        # an untrained DoRA has the weight's own lengths, rounded to the file's dtype
+        return bool(self.delta(weight).abs().max() > 1e-3 * weight.float().abs().max())
 
 
-def find_weight(pipe: StableDiffusionXLPipeline, slot: Slot) -> torch.nn.Parameter | None:
+def find_weight(pipe: "StableDiffusionXLPipeline", slot: Slot) -> torch.nn.Parameter | None:
     """Return the weight of a linear or convolution layer, None for anything else."""
     component, name = slot
-    if component not in ("unet", "text_encoder", "text_encoder_2"):
+    if component not in COMPONENTS:
         return None
     try:
         module = getattr(pipe, component).get_submodule(name)

@@ -45,6 +45,22 @@ BAD_ARGUMENTS = {
         {"additional_loras": [{"name": "luca", "wieght": 0.7}]},
         ("wieght",),
     ),
+    "unknown preset of block weights": (
+        UnknownNameError,
+        {"additional_loras": [{"name": "luca", "blocks": "OUTX"}]},
+        ("preset of block weights", "OUTX", "did you mean 'OUT"),
+    ),
+    "LoRA from step 10 on": (
+        InvalidValueError,
+        {"additional_loras": [{"name": "luca", "start": 10}]},
+        ("start", "between 0 and 1", "10"),
+    ),
+    "unknown LoRA in a tag": (
+        UnknownNameError,
+        {"scene_description": "waving <lora:albert:0.7>"},
+        ("LoRA", "albert", "did you mean 'alberto'"),
+    ),
+    "malformed LoRA tag": (InvalidValueError, {"scene_description": "<lora:luca:big>"}, ("<lora:luca:big>", "unet")),
     "LoRA twice": (InvalidValueError, {"additional_loras": [{"name": "luca"}, {"name": "luca"}]}, ("luca", "once")),
     "LoRA as text": (InvalidValueError, {"additional_loras": "luca"}, ("additional_loras", "luca")),
     "width 100": (InvalidValueError, {"width": 100}, ("width", "100", "multiple of 8")),

@@ -16,6 +16,7 @@ from imagelab.results import LoraUse
 REQUEST = GenerationRequest(
     character="luca", scene_description="running on the beach", quality_preset="draft", steps=4, seed=11
 )
+CALL = {"character": "luca", "scene_description": "waving", "quality_preset": "draft", "seed": 3}
 
 
 def ask(**changes):
@@ -60,6 +61,9 @@ def test_another_generator_draws_the_same_picture(generator, configs):
         {"additional_loras": (LoraUse(name="alberto", weight=0.7),)},
         {"additional_loras": (LoraUse(name="luca", weight=0.5),)},
         {"additional_loras": (LoraUse(name="luca", weight=1.0, text_encoder_weight=0.0),)},
+        {"additional_loras": (LoraUse(name="luca", blocks="OUTS"),)},
+        {"additional_loras": (LoraUse(name="luca", stop=0.5),)},
+        {"scene_description": "running on the beach <lora:luca:0.5>"},
         {"scene_description": "running on the (beach:1.5)"},
     ],
 )
@@ -160,6 +164,84 @@ def test_weight_zero_leaves_a_lora_out(generator):
     off = generator.generate(ask(additional_loras=(LoraUse(name="luca", weight=0.0),)))
     assert off.record.loras == ()
     assert pixels(off) == pixels(generator.generate(ask(use_character_loras=False)))
+
+
+@pytest.mark.parametrize(
+    "off", [{"stop": 0.0}, {"start": 1.0}, {"blocks": "NONE"}, {"weight": 0.0, "text_encoder_weight": 0.0}]
+)
+def test_a_lora_that_acts_nowhere_draws_the_picture_without_it(generator, off):
+    bare = ask(character=None, scene_description="a boy on the beach")
+    without, drawn = generator.generate(bare), generator.generate(replaced(bare, name="luca", **off))
+    assert pixels(drawn) == pixels(without)
+    assert drawn.record == without.record
+
+
+def replaced(request, **use):
+    return dataclasses.replace(request, additional_loras=(LoraUse(**use),))
+
+
+def test_all_steps_and_all_blocks_draw_what_is_drawn_without_saying_so(generator):
+    said = replaced(REQUEST, name="luca", weight=1.0, blocks=(1.0,) * 20, start=0.0, stop=1.0)
+    assert pixels(generator.generate(said)) == pixels(generator.generate(REQUEST))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        {"stop": 0.5},
+        {"start": 0.5},
+        {"blocks": "OUTD"},
+        {"blocks": [1] * 6 + [0] * 6},
+        {"text_encoder_2_weight": 0.0},
+        {"weight": 0.5, "text_encoder_weight": 1.0, "blocks": "MIDD", "start": 0.25, "stop": 0.75},
+    ],
+)
+def test_where_and_when_a_lora_acts_shows_and_comes_back_from_the_png(generator, tmp_path, use):
+    image = generator.generate_character(
+        **CALL, additional_loras=[{"name": "luca"} | use], output_path=tmp_path / "a.png"
+    )
+    assert image.tobytes() != generator.generate_character(**CALL).tobytes()
+    record = read_record(tmp_path / "a.png")
+    again = generator.generate(record.to_request())
+    assert pixels(again) == image.tobytes()
+    assert again.record == record
+
+
+def test_a_tag_in_the_scene_draws_what_the_argument_draws(generator, tmp_path):
+    asked = generator.generate_character(**CALL, additional_loras=[{"name": "alberto", "weight": 0.4, "stop": 0.5}])
+    tagged = CALL | {"scene_description": "waving, <lora:alberto:0.4:stop=0.5>"}
+    image = generator.generate_character(**tagged, output_path=tmp_path / "a.png")
+    record = read_record(tmp_path / "a.png")
+    assert image.tobytes() == asked.tobytes()
+    assert record.scene_description == "waving"
+    assert "lora:" not in record.prompt
+    assert [(lora.name, lora.weight, lora.stop) for lora in record.loras] == [("luca", 1.0, 1.0), ("alberto", 0.4, 0.5)]
+    assert pixels(generator.generate(record.to_request())) == image.tobytes()
+
+
+def test_an_interrupt_while_loras_come_and_go_leaves_no_trace(generator):
+    before = generator.generate(REQUEST)
+
+    def interrupt(step, *_):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    for stop in (0.25, 0.5, 0.75):
+        with pytest.raises(KeyboardInterrupt):
+            generator.generate(replaced(REQUEST, name="luca", stop=stop), on_step=interrupt)
+    assert pixels(generator.generate(REQUEST)) == pixels(before)
+
+
+def test_loras_are_compared_in_one_line(generator):
+    before = generator.generate(REQUEST)
+    comparison = generator.compare_loras([{"name": "alberto"}], character="luca")
+    assert comparison.names == ("luca", "alberto")
+    assert all(0 < comparison.effect(name) < 1 for name in comparison.names)
+    assert -0.5 < comparison.interference("luca", "alberto") < 0.5, "two characters, trained apart"
+    half = generator.compare_loras([{"name": "luca", "weight": 0.5, "blocks": "OUTD"}])
+    assert half.effect("luca", "OUT00") == pytest.approx(0.5 * comparison.effect("luca", "OUT00"))
+    assert half.effect("luca", "MID") == 0
+    assert pixels(generator.generate(REQUEST)) == pixels(before)
 
 
 def test_a_default_weight_is_the_registrys(generator, configs):

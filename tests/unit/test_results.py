@@ -39,7 +39,19 @@ RECORD = GenerationRecord(
     steps=12,
     guidance_scale=4.0,
     scheduler="euler",
-    loras=(LoraRecord(name="luca", weight=1.0, text_encoder_weight=0.5, sha256="1" * 64),),
+    loras=(
+        LoraRecord(name="luca", weight=1.0, text_encoder_weight=0.5, sha256="1" * 64),
+        LoraRecord(
+            name="alberto",
+            weight=0.5,
+            text_encoder_weight=0.5,
+            text_encoder_2_weight=0.25,
+            blocks=(0.5,) * 20,
+            start=0.25,
+            stop=0.75,
+            sha256="2" * 64,
+        ),
+    ),
     device="cpu",
     dtype="float32",
     memory_policy="resident",
@@ -62,7 +74,11 @@ RESULT = BatchResult(
 )
 REQUEST = GenerationRequest(
     character="luca",
-    additional_loras=(LoraUse(name="luca", weight=0.5),),
+    additional_loras=(
+        LoraUse(name="luca", weight=0.5),
+        LoraUse(name="alberto", text_encoder_2_weight=0.1, blocks="OUTD", start=0.2, stop=0.8),
+        LoraUse(name="beach", blocks=(1.0,) * 12),
+    ),
     control_image=Path("a/b.png"),
 )
 
@@ -100,13 +116,32 @@ def test_what_time_and_memory_it_took_makes_no_other_picture():
 def test_a_record_asks_for_its_picture_again():
     request = RECORD.to_request()
     assert (request.seed, request.steps, request.width, request.scheduler) == (2**63 - 1, 12, 128, "euler")
-    assert request.additional_loras == (LoraUse(name="luca", weight=1.0, text_encoder_weight=0.5),)
+    assert request.additional_loras == (
+        LoraUse(name="luca", weight=1.0, text_encoder_weight=0.5, blocks="ALL", start=0.0, stop=1.0),
+        LoraUse(
+            name="alberto",
+            weight=0.5,
+            text_encoder_weight=0.5,
+            text_encoder_2_weight=0.25,
+            blocks=(0.5,) * 20,
+            start=0.25,
+            stop=0.75,
+        ),
+    )
     assert not request.use_character_loras
+
+
+def test_a_record_from_before_blocks_and_steps_is_read():
+    new = RECORD.to_dict()
+    old = [{key: lora[key] for key in ("name", "weight", "text_encoder_weight", "sha256")} for lora in new["loras"]]
+    assert GenerationRecord.from_dict(new | {"loras": old}).loras[0] == RECORD.loras[0]
 
 
 @pytest.mark.parametrize(
     ("change", "place"),
     [
+        ({"loras": [RECORD.loras[0].to_dict() | {"blocks": ["a"]}]}, "GenerationRecord.loras[0].blocks[0]"),
+        ({"loras": [RECORD.loras[0].to_dict() | {"blocks": "OUTD"}]}, "GenerationRecord.loras[0].blocks"),
         ({"seed": "42"}, "GenerationRecord.seed"),
         ({"seed": True}, "GenerationRecord.seed"),
         ({"guidance_scale": None}, "GenerationRecord.guidance_scale"),

@@ -1,0 +1,116 @@
+"""A LoRA file as it is: its tensors, module by module, under the file's own names. No base model is needed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from imagelab.errors import ModelFileError
+from imagelab.lora.factors import Factors, build_factors
+from imagelab.lora.names import PEFT_ALONE, name_schemes, split_key
+from imagelab.lora.peft_config import PeftConfig, read_peft_configs
+from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors
+
+_PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredModule:
+    """What a file stores for one module."""
+
+    name: str  # the file's own
+    parts: Mapping[str, Tensor]  # {"lora.down": …, "alpha": …}
+    keys: tuple[str, ...]  # of the parts, in the same order
+
+    @property
+    def kind(self) -> str:
+        """Return LoRA, LoCon, DoRA, LoHa or LoKr."""
+        name = {"hada": "LoHa", "lokr": "LoKr"}.get(next(iter(self._matrices()), "").split(".")[0], "LoRA")
+        if name == "LoRA" and any(part.ndim == 4 and part.shape[2:].numel() > 1 for part in self.parts.values()):
+            name = "LoCon"
+        return f"{name} with DoRA" if self.magnitude is not None else name
+
+    @property
+    def alpha(self) -> Tensor | None:
+        """Return the alpha that the file stores for this module."""
+        return self.parts.get("alpha")
+
+    @property
+    def magnitude(self) -> Tensor | None:
+        """Return a DoRA's lengths."""
+        return self.parts.get("magnitude", self.parts.get("dora_scale"))
+
+    def factors(self) -> Factors:
+        """Return the matrices; raises ValueError for what is missing."""
+        return build_factors(self._matrices())
+
+    def _matrices(self) -> dict[str, Tensor]:
+        return {name: part for name, part in self.parts.items() if "." in name}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredLora:
+    """All that a file holds."""
+
+    path: Path
+    modules: tuple[StoredModule, ...]
+    others: tuple[str, ...]  # keys that no LoRA of a known kind has, or not twice
+    schemes: tuple[str, ...]  # whose names it uses
+    metadata: Mapping[str, str]
+    peft: Mapping[str, PeftConfig]  # {component: peft's configuration}
+    peft_fault: str | None = None  # why that can't be read
+
+
+def open_lora(path: Path) -> StoredLora:
+    """Read a file; nothing in it is judged yet.
+
+    Raises ModelFileError if it can't be read or may be a pickle, which is not opened; ModelNotFoundError.
+    """
+    if path.suffix.lower() in _PICKLES:
+        reason = f"isn't opened: a {path.suffix} file can be a pickle, which can run code"
+        raise ModelFileError(path, reason, "Convert it to safetensors")
+    header = check_safetensors(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, KeyError, OSError) as error:  # KeyError: a dtype that torch lacks
+        raise ModelFileError(path, f"can't be read: {' '.join(str(error).split())[:200]}", FETCH_AGAIN) from error
+    return _sort_out(path, tensors, _text_only(header.get("__metadata__")))
+
+
+def _sort_out(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredLora:
+    modules: dict[str, dict[str, str]] = {}
+    others: list[str] = []
+    for key in sorted(tensors):
+        name, part = split_key(key) or ("", "")
+        if name and part not in modules.get(name, {}):
+            modules.setdefault(name, {})[part] = key
+        else:
+            others.append(key)
+    peft: dict[str, PeftConfig] = {}
+    fault = None
+    try:
+        peft = read_peft_configs(path, metadata, alone=any(name.startswith(PEFT_ALONE) for name in modules))
+    except ValueError as error:
+        fault = str(error)
+    return StoredLora(
+        path=path,
+        modules=tuple(
+            StoredModule(name=name, parts={part: tensors[key] for part, key in keys.items()}, keys=tuple(keys.values()))
+            for name, keys in modules.items()
+        ),
+        others=tuple(others),
+        schemes=name_schemes(tensors),
+        metadata=metadata,
+        peft=peft,
+        peft_fault=fault,
+    )
+
+
+def _text_only(metadata: Any) -> dict[str, str]:
+    items = metadata.items() if isinstance(metadata, dict) else ()
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in items}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from imagelab.errors import ModelFileError
@@ -76,7 +76,7 @@ def open_lora(path: Path) -> StoredLora:
         raise ModelFileError(path, reason, "Convert it to safetensors")
     header = check_safetensors(path)
     try:
-        tensors = load_file(path)
+        tensors = load(path.read_bytes())  # load_file maps the file, and what is kept would change with it
     except (SafetensorError, KeyError, OSError) as error:  # KeyError: a dtype that torch lacks
         raise ModelFileError(path, f"can't be read: {' '.join(str(error).split())[:200]}", FETCH_AGAIN) from error
     return _sort_out(path, tensors, _text_only(header.get("__metadata__")))

@@ -101,7 +101,8 @@ def _let_maps_in(embedding: nn.Module) -> None:
     for module in embedding.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=SILU_GAIN / (module.in_channels * 9) ** 0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def build_controlnet(unet: UNet2DConditionModel, union: ControlNetUnionModel) -> ControlNetModel:

@@ -38,7 +38,7 @@ class LoraLayer:
         magnitude, pristine = (tensor.detach().to(weight.device, torch.float32) for tensor in (self.magnitude, weight))
         summed = pristine + update
         across = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
-        lengths: Tensor = summed.norm(dim=across, keepdim=True)
+        lengths: Tensor = torch.linalg.vector_norm(summed, dim=across, keepdim=True)
         return magnitude * summed / lengths - pristine
 
     def changes(self, weight: Tensor) -> bool:

@@ -228,10 +228,11 @@ def lycoris_dora(*, by_rows):
         for slot, update in low_rank(pairs, 1.0).items():
             weight = getattr(pipe, slot[0]).get_submodule(slot[1]).weight.detach()
             across = [axis for axis in range(weight.ndim) if axis != (0 if by_rows else 1)]
-            lengths = 1.2 * weight.norm(dim=across, keepdim=True)
+            lengths = 1.2 * torch.linalg.vector_norm(weight, dim=across, keepdim=True)
             tensors[f"lora_unet_{slot[1].replace('.', '_')}.dora_scale"] = lengths
             summed = weight + update
-            expected[slot] = lengths * summed / summed.norm(dim=across, keepdim=True) - weight
+            norms = torch.linalg.vector_norm(summed, dim=across, keepdim=True)
+            expected[slot] = lengths * summed / norms - weight
         write(path, tensors)
         return expected
 

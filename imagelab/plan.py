@@ -1,16 +1,15 @@
 """From a request to everything that drawing it takes, checked before any model is loaded."""
 
-import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from imagelab.checks import check_number, check_whole
 from imagelab.config import Character, Combination, Configs, Lora, Profile, QualityPreset, Scheduler, Style, pick
-from imagelab.errors import GenerationError, InvalidValueError, shorten
-from imagelab.imagefiles import open_image
+from imagelab.controls import PlannedControl, plan_controls
+from imagelab.errors import InvalidValueError, shorten
 from imagelab.models import file_sha256, resolve_lora
 from imagelab.prompts import Prompt, build_prompt, parse_weighted
 from imagelab.results import GenerationRequest, LoraRecord, LoraUse
@@ -21,7 +20,6 @@ _MAX_TEXT = 8000  # characters, about 25 chunks of 75 tokens
 _STEPS = ("steps", 1, 150)
 _GUIDANCE = ("guidance_scale", 0.0, 30.0)
 _LORA_WEIGHT = ("weight", -2.0, 2.0)
-_CONTROL_SCALE = ("controlnet_scale", 0.0, 2.0)
 _MAX_PROMPT_WEIGHT = 10.0  # of a phrase in brackets; far beyond it the latents overflow
 
 
@@ -48,6 +46,7 @@ class Plan:
     height: int  # px
     steps: int
     guidance_scale: float
+    controls: tuple[PlannedControl, ...]
 
 
 def plan_generation(configs: Configs, profile: Profile, request: GenerationRequest) -> Plan:
@@ -64,7 +63,7 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
     uses = _lora_uses(configs, character, request)
     width, height = _size_px(profile, preset, request)
     guidance = preset.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    plan = Plan(
+    return Plan(
         request=request,
         profile=profile,
         preset=preset,
@@ -75,10 +74,9 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
         width=width,
         height=height,
         steps=preset.steps if request.steps is None else check_whole(request.steps, *_STEPS),
-        guidance_scale=_number(guidance, *_GUIDANCE),
+        guidance_scale=check_number(guidance, *_GUIDANCE),
+        controls=plan_controls(configs, profile, request.controls),
     )
-    _check_control(configs, profile, request)
-    return plan
 
 
 def check_seed(seed: object, name: str = "seed") -> int:
@@ -111,8 +109,8 @@ def _members(configs: Configs, use: LoraUse) -> tuple[LoraUse, ...]:
     named: dict[str, Lora | Combination] = {**configs.lora_registry.loras, **configs.lora_registry.combinations}
     if isinstance(pick("LoRA", named, use.name), Lora):
         return (use,)
-    factor = 1.0 if use.weight is None else _number(use.weight, *_LORA_WEIGHT)
-    for_text = factor if use.text_encoder_weight is None else _number(use.text_encoder_weight, *_LORA_WEIGHT)
+    factor = 1.0 if use.weight is None else check_number(use.weight, *_LORA_WEIGHT)
+    for_text = factor if use.text_encoder_weight is None else check_number(use.text_encoder_weight, *_LORA_WEIGHT)
     members = []
     for lora in configs.combination(use.name).loras:
         own = configs.lora(lora.name).default_weight if lora.weight is None else lora.weight
@@ -122,8 +120,8 @@ def _members(configs: Configs, use: LoraUse) -> tuple[LoraUse, ...]:
 
 def _with_weights(configs: Configs, use: LoraUse) -> LoraUse:
     lora = configs.lora(use.name)
-    weight = _number(lora.default_weight if use.weight is None else use.weight, *_LORA_WEIGHT)
-    for_text = weight if use.text_encoder_weight is None else _number(use.text_encoder_weight, *_LORA_WEIGHT)
+    weight = check_number(lora.default_weight if use.weight is None else use.weight, *_LORA_WEIGHT)
+    for_text = weight if use.text_encoder_weight is None else check_number(use.text_encoder_weight, *_LORA_WEIGHT)
     return LoraUse(name=use.name, weight=weight, text_encoder_weight=for_text)
 
 
@@ -176,40 +174,9 @@ def _size_px(profile: Profile, preset: QualityPreset, request: GenerationRequest
     return width, height
 
 
-def _check_control(configs: Configs, profile: Profile, request: GenerationRequest) -> None:
-    if not request.use_controlnet:
-        if request.control_image is not None:
-            raise InvalidValueError("use_controlnet", request.use_controlnet, "True where there is a control_image")
-        return
-    if request.control_image is None:
-        raise InvalidValueError("control_image", None, "the path of a picture where use_controlnet is True")
-    control = configs.control(request.control_type or "")
-    open_image(request.control_image)
-    if request.controlnet_scale is not None:
-        _number(request.controlnet_scale, *_CONTROL_SCALE)
-    configs.control_source(control.name, profile.name)
-    raise GenerationError("this version draws without ControlNet", "Leave use_controlnet out")
-
-
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or "\0" in value or len(value) > _MAX_TEXT:
         raise InvalidValueError(name, value, f"text of at most {_MAX_TEXT} characters")
     if not value.isascii() and value.encode(errors="ignore").decode() != value:
         raise InvalidValueError(name, value, "text that can be written as UTF-8")  # half of a surrogate pair
     return value
-
-
-def check_whole(value: object, name: str, smallest: int, largest: int) -> int:
-    """Return a whole number, numpy's included, as an int; raises InvalidValueError for any other and outside bounds."""
-    # True is an int to isinstance, and no seed to anyone
-    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if whole is None or not smallest <= whole <= largest:
-        raise InvalidValueError(name, value, f"a whole number between {smallest} and {largest}")
-    return whole
-
-
-def _number(value: object, name: str, smallest: float, largest: float) -> float:
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not smallest <= number <= largest:  # a NaN fails the comparison
-        raise InvalidValueError(name, value, f"a number between {smallest:g} and {largest:g}")
-    return number

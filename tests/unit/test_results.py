@@ -13,6 +13,8 @@ from imagelab import InvalidValueError
 from imagelab.results import (
     BatchItem,
     BatchResult,
+    ControlRecord,
+    ControlUse,
     GenerationRecord,
     GenerationRequest,
     LoraRecord,
@@ -40,6 +42,23 @@ RECORD = GenerationRecord(
     guidance_scale=4.0,
     scheduler="euler",
     loras=(LoraRecord(name="luca", weight=1.0, text_encoder_weight=0.5, sha256="1" * 64),),
+    controls=(
+        ControlRecord(
+            type="canny",
+            model="dedicated",
+            model_sha256={"diffusion_pytorch_model.safetensors": "2" * 64},
+            scale=0.7,
+            start=0.0,
+            end=0.9,
+            resize="crop",
+            is_map=False,
+            image=Path("a/b.png"),
+            image_sha256="3" * 64,
+            map_sha256="4" * 64,
+            preprocessor="canny",
+            params={"low_threshold": 100, "flip_x": True},
+        ),
+    ),
     device="cpu",
     dtype="float32",
     memory_policy="resident",
@@ -63,7 +82,7 @@ RESULT = BatchResult(
 REQUEST = GenerationRequest(
     character="luca",
     additional_loras=(LoraUse(name="luca", weight=0.5),),
-    control_image=Path("a/b.png"),
+    controls=(ControlUse(type="pose", image=Path("a/b.png"), scale=0.9, is_map=True, resize="fill", model="union"),),
 )
 
 
@@ -102,6 +121,16 @@ def test_a_record_asks_for_its_picture_again():
     assert (request.seed, request.steps, request.width, request.scheduler) == (2**63 - 1, 12, 128, "euler")
     assert request.additional_loras == (LoraUse(name="luca", weight=1.0, text_encoder_weight=0.5),)
     assert not request.use_character_loras
+    (control,) = request.controls
+    assert (control.type, control.image, control.scale, control.end, control.model) == (
+        "canny", Path("a/b.png"), 0.7, 0.9, "dedicated",
+    )  # fmt: skip
+
+
+def test_a_picture_in_memory_is_no_part_of_a_requests_json():
+    use = ControlUse(type="pose", image=Path("memory/1"), picture=object())
+    assert "picture" not in use.to_dict()
+    assert ControlUse.from_json(use.to_json()) == use
 
 
 @pytest.mark.parametrize(

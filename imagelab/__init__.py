@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imagelab.consistency import CharacterConsistencyChecker
     from imagelab.errors import (
         ConfigError,
+        ControlMapError,
         GenerationError,
         ImageFileError,
         ImageLabError,
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
         ReferenceStoreError,
         UnknownNameError,
     )
+    from imagelab.preprocess import ControlMap, make_control_map
     from imagelab.references import CharacterReferenceManager
-    from imagelab.results import BatchItem, BatchResult, Generation, GenerationRecord, GenerationRequest, Verdict
+    from imagelab.results import (
+        BatchItem,
+        BatchResult,
+        ControlUse,
+        Generation,
+        GenerationRecord,
+        GenerationRequest,
+        Verdict,
+    )
 
     __version__: str
 
@@ -38,6 +48,9 @@ __all__ = [
     "CharacterReferenceManager",
     "ConfigError",
     "Configs",
+    "ControlMap",
+    "ControlMapError",
+    "ControlUse",
     "Generation",
     "GenerationError",
     "GenerationRecord",
@@ -54,6 +67,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "load_configs",
+    "make_control_map",
 ]
 
 _NAMES_BY_MODULE = {
@@ -63,6 +77,7 @@ _NAMES_BY_MODULE = {
     "consistency": ("CharacterConsistencyChecker",),
     "errors": (
         "ConfigError",
+        "ControlMapError",
         "GenerationError",
         "ImageFileError",
         "ImageLabError",
@@ -74,8 +89,17 @@ _NAMES_BY_MODULE = {
         "ReferenceStoreError",
         "UnknownNameError",
     ),
+    "preprocess": ("ControlMap", "make_control_map"),
     "references": ("CharacterReferenceManager",),
-    "results": ("BatchItem", "BatchResult", "Generation", "GenerationRecord", "GenerationRequest", "Verdict"),
+    "results": (
+        "BatchItem",
+        "BatchResult",
+        "ControlUse",
+        "Generation",
+        "GenerationRecord",
+        "GenerationRequest",
+        "Verdict",
+    ),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

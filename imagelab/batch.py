@@ -14,12 +14,13 @@ from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
 from imagelab.config import Configs, Thresholds
+from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
 from imagelab.plan import MAX_SEED, plan_generation
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
-from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest, ItemStatus, LoraUse
+from imagelab.results import BatchItem, BatchResult, ControlUse, Generation, GenerationRequest, ItemStatus, LoraUse
 from imagelab.similarity import check_threshold
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class BatchImageGenerator:
         width: int | None = None,
         height: int | None = None,
         additional_loras: Iterable[LoraUse | Mapping[str, Any]] = (),
+        controls: Iterable[ControlUse | Mapping[str, Any]] = (),
         progress: bool = True,
     ) -> BatchResult:
         """Draw `num_images` pictures from `seed` on and keep those on which the character is recognised.
@@ -111,6 +113,7 @@ class BatchImageGenerator:
             height=height,
             additional_loras=lora_uses(additional_loras),
             use_character_loras=use_character_loras,
+            controls=control_uses(controls),
         )
         thresholds = self.generator.configs.character(character).thresholds
         request = BatchRequest(

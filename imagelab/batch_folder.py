@@ -118,10 +118,18 @@ class BatchBook:
             return
         try:
             save_png(generation.image, self.folder / item.path, generation.record)
+            self._save_maps(generation)
         except (ImageFileError, InvalidValueError) as error:  # the latter where the folder has gone since
             self.items[-1] = replace(item, status="failed", reason=str(error))
             raise
         self.items[-1] = _settled(item, self.folder)
+
+    def _save_maps(self, generation: Generation) -> None:
+        """Keep the control maps once: all pictures of a batch follow the same ones."""
+        for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
+            path = self.folder / f"control-{index}-{control.type}.png"
+            if not path.exists():
+                save_png(made, path)
 
     def close(self) -> BatchResult:
         """Write the list of all that there is, if there is anything, and return it."""

@@ -12,12 +12,14 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from imagelab.checks import check_number
 from imagelab.composition import compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
+from imagelab.controls import PlannedControl, control_use, control_uses
 from imagelab.errors import GenerationError, InvalidValueError
-from imagelab.imagefiles import check_png_path, checked_path, save_png
+from imagelab.imagefiles import check_png_path, control_map_path, save_png
 from imagelab.plan import Plan, plan_generation
-from imagelab.results import Generation, GenerationRecord, GenerationRequest, LoraUse
+from imagelab.results import ControlRecord, ControlUse, Generation, GenerationRecord, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from imagelab.controlnet import ControlNets
     from imagelab.lora import LoraComparison, LoraPatcher
-    from imagelab.pipeline import LoadedPipeline
+    from imagelab.pipeline import Guide, LoadedPipeline
+    from imagelab.preprocess import ControlMap, MapMaker
 
 _LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 
@@ -56,6 +60,8 @@ class CharacterGenerator:
             raise InvalidValueError("device", device, "auto, cpu, cuda or cuda:<number>")
         self.device = device
         self._patcher: LoraPatcher | None = None
+        self._nets: ControlNets | None = None
+        self._maker: MapMaker | None = None
         self._closed = False
         self._lock = threading.RLock()  # a diffusers pipeline draws one picture at a time
 
@@ -114,9 +120,10 @@ class CharacterGenerator:
         additional_loras: Iterable[LoraUse | Mapping[str, Any]] = (),
         use_controlnet: bool = False,  # noqa: FBT001, FBT002  public API
         control_type: str | None = None,
-        control_image: str | os.PathLike[str] | None = None,
+        control_image: "str | os.PathLike[str] | Image | None" = None,
         controlnet_scale: float | None = None,
         output_path: str | os.PathLike[str] | None = None,
+        controls: Iterable[ControlUse | Mapping[str, Any]] = (),
     ) -> "Image":
         """Draw a character in a scene and return the picture; None stands for the configuration's own value.
 
@@ -125,8 +132,14 @@ class CharacterGenerator:
         replaces it, and weight 0 leaves it out. So does a tag `<lora:name:weight>` in the `scene_description`, as
         `imagelab.prompt_tags` reads it. A scene description that is just the name of one of the character's scene
         presets stands for its text; a LoRA combination's name stands for its LoRAs, whose weights the given one
-        multiplies. With `output_path` the picture is also written there as a PNG that carries its record. Raises what
-        `generate` raises.
+        multiplies.
+
+        With `use_controlnet` the picture follows `control_image`, a path or a PIL picture, in what `control_type` says:
+        pose, canny, depth, seg or normal. `controls` are several at once, ControlUse or `{"type": ..., "image": ...}`
+        with any of scale, start, end, is_map, resize and model, and need no `use_controlnet`.
+
+        With `output_path` the picture is also written there as a PNG that carries its record, its control maps beside
+        it (luca.control-0-pose.png). Raises what `generate` raises.
         """
         request = GenerationRequest(
             character=character,
@@ -138,16 +151,21 @@ class CharacterGenerator:
             width=width,
             height=height,
             additional_loras=lora_uses(additional_loras),
-            use_controlnet=use_controlnet,
-            control_type=control_type,
-            control_image=None if control_image is None else checked_path(control_image, "control_image"),
-            controlnet_scale=controlnet_scale,
+            controls=(
+                *_one_control(use_controlnet, control_type, control_image, controlnet_scale),
+                *control_uses(controls),
+            ),
         )
         if output_path is None:
             return self.generate(request).image
-        check_png_path(output_path)
+        path = check_png_path(output_path)
+        map_paths = [control_map_path(path, index, use.type) for index, use in enumerate(request.controls)]
+        for map_path in map_paths:
+            check_png_path(map_path)
         generation = self.generate(request)
-        save_png(generation.image, output_path, generation.record)
+        save_png(generation.image, path, generation.record)
+        for control_map, map_path in zip(generation.control_maps, map_paths, strict=True):
+            save_png(control_map, map_path)
         return generation.image
 
     def generate(
@@ -157,16 +175,34 @@ class CharacterGenerator:
 
         The whole request is checked before any model is loaded. `on_step(step, steps, latents)` is called after each
         step. Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError,
-        ModelFileError or GenerationError.
+        ModelFileError, ControlMapError or GenerationError.
         """
         self._refuse_if_closed()
         plan = plan_generation(self.configs, self.profile, request)
         with self._lock:
+            clock = perf_counter()
+            maps = self._control_maps(plan)  # before SDXL is loaded: a picture that shows nobody needs none of it
+            seconds = {"maps": perf_counter() - clock} if maps else {}
             loaded = self.load()
-            return self._draw(loaded, plan, on_step)
+            return self._draw(loaded, plan, maps, seconds, on_step)
+
+    def _control_maps(self, plan: Plan) -> "tuple[ControlMap, ...]":
+        if not plan.controls:
+            return ()
+        from imagelab.preprocess import map_maker
+
+        if self._maker is None:
+            self._maker = map_maker(self.configs, self.device)
+        maker = self._maker
+        return tuple(maker.fit(control, plan.width, plan.height) for control in plan.controls)
 
     def _draw(
-        self, loaded: "LoadedPipeline", plan: Plan, on_step: "Callable[[int, int, Tensor], object] | None"
+        self,
+        loaded: "LoadedPipeline",
+        plan: Plan,
+        maps: "tuple[ControlMap, ...]",
+        seconds: Mapping[str, float],
+        on_step: "Callable[[int, int, Tensor], object] | None",
     ) -> Generation:
         from imagelab.encoding import encode_prompt
         from imagelab.pipeline import draw
@@ -177,7 +213,10 @@ class CharacterGenerator:
         clock.append(perf_counter())
         embeddings = encode_prompt(loaded.pipe, plan.prompt)
         clock.append(perf_counter())
-        with self._loras_in_step(plan, on_step) as after_step:
+        with (
+            self._guided(loaded, plan, maps) as (guide, controls),
+            self._loras_in_step(plan, on_step) as after_step,
+        ):
             image = draw(
                 loaded,
                 embeddings,
@@ -188,13 +227,43 @@ class CharacterGenerator:
                 steps=plan.steps,
                 guidance_scale=plan.guidance_scale,
                 on_step=after_step,
+                guide=guide,
             )
         clock.append(perf_counter())
         stages = ("loras", "prompt", "draw")
-        seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
+        spent = dict(seconds)
+        spent |= {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
         peak_gib = read_vram(loaded.device).peak_gib
-        record = _record(plan, loaded, seconds | {"total": clock[-1] - clock[0]}, peak_gib)
-        return Generation(image=image, record=record)
+        record = _record(plan, loaded, controls, spent | {"total": sum(spent.values())}, peak_gib)
+        return Generation(image=image, record=record, control_maps=tuple(made.image for made in maps))
+
+    @contextmanager
+    def _guided(
+        self, loaded: "LoadedPipeline", plan: Plan, maps: "tuple[ControlMap, ...]"
+    ) -> "Iterator[tuple[Guide | None, tuple[ControlRecord, ...]]]":
+        """Attach the ControlNets that a plan names while the picture is drawn, and say how they act."""
+        if not plan.controls:
+            yield None, ()
+            return
+        from imagelab.controlnet import ControlNets, attached
+        from imagelab.pipeline import Guide
+
+        if self._nets is None:
+            self._nets = ControlNets(loaded=loaded, resident=self.configs.controlnet.resident)
+        nets = self._nets.fetch(plan.controls)
+        records = tuple(
+            _control_record(control, made, net.sha256)
+            for control, made, net in zip(plan.controls, maps, nets, strict=True)
+        )
+        with attached(loaded, nets, plan.controls, self.profile.memory) as pipe:
+            guide = Guide(
+                pipe=pipe,
+                maps=tuple(made.image for made in maps),
+                scales=tuple(control.scale for control in plan.controls),
+                starts=tuple(control.start for control in plan.controls),
+                ends=tuple(control.end for control in plan.controls),
+            )
+            yield guide, records
 
     @contextmanager
     def _loras_in_step(
@@ -241,7 +310,7 @@ class CharacterGenerator:
             if self._loaded is None:
                 return
             self._loaded.pipe.remove_all_hooks()
-            self._loaded = self._patcher = None
+            self._loaded = self._patcher = self._nets = self._maker = None
             release_memory()
 
     def __enter__(self) -> Self:
@@ -257,8 +326,48 @@ class CharacterGenerator:
             warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
 
 
+def _one_control(
+    use_controlnet: object, control_type: object, control_image: object, controlnet_scale: object
+) -> tuple[ControlUse, ...]:
+    """Return the control that the arguments of their own ask for; refuse those that would have no effect."""
+    given = {"control_type": control_type, "control_image": control_image, "controlnet_scale": controlnet_scale}
+    if not isinstance(use_controlnet, bool):
+        raise InvalidValueError("use_controlnet", use_controlnet, "True or False")
+    if not use_controlnet:
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise InvalidValueError("use_controlnet", use_controlnet, f"True where there is a {idle[0]}")
+        return ()
+    if control_image is None:
+        raise InvalidValueError("control_image", None, "a picture, or its path, where use_controlnet is True")
+    scale = None if controlnet_scale is None else check_number(controlnet_scale, "controlnet_scale", 0.0, 2.0)
+    return (control_use(image=control_image, place="control_image", type=control_type or "", scale=scale),)
+
+
+def _control_record(control: PlannedControl, made: "ControlMap", sha256: Mapping[str, str]) -> ControlRecord:
+    return ControlRecord(
+        type=control.type,
+        model=control.model,
+        model_sha256=sha256,
+        scale=control.scale,
+        start=control.start,
+        end=control.end,
+        resize=control.resize,
+        is_map=control.preprocessor is None,
+        image=control.image,
+        image_sha256=control.picture_sha256,
+        map_sha256=made.sha256,
+        preprocessor=made.preprocessor,
+        params=made.params,
+        preprocessor_sha256=made.preprocessor_sha256,
+    )
+
+
 def _record(
-    plan: Plan, loaded: "LoadedPipeline", seconds: Mapping[str, float], peak_vram_gib: float
+    plan: Plan,
+    loaded: "LoadedPipeline",
+    controls: tuple[ControlRecord, ...],
+    seconds: Mapping[str, float],
+    peak_vram_gib: float,
 ) -> GenerationRecord:
     from imagelab.pipeline import device_name
 
@@ -280,6 +389,7 @@ def _record(
         guidance_scale=plan.guidance_scale,
         scheduler=plan.scheduler.name,
         loras=tuple(lora.record for lora in plan.loras),
+        controls=controls,
         device=device_name(loaded.device),
         dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
         memory_policy=plan.profile.memory.policy,

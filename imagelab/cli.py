@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|doctor|lora|refresh|schema`.
+"""The command line: `python -m imagelab run|doctor|lora|control|refresh|schema`.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -28,6 +28,30 @@ app = typer.Typer(
 
 lora_app = typer.Typer(no_args_is_help=True, help="Look into LoRA files.")
 app.add_typer(lora_app, name="lora")
+control = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Control maps.")
+app.add_typer(control, name="control")
+
+
+@control.callback()
+def _control() -> None:
+    """Control maps."""  # the callback keeps `map` a command of its own
+
+
+@control.command("map")
+def control_map(
+    control_type: Annotated[str, typer.Argument(metavar="TYPE", help="pose, canny, depth, seg or normal.")],
+    picture: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")],
+    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+) -> None:
+    """Make the map of a picture that a ControlNet obeys."""
+    from imagelab.imagefiles import check_png_path, save_png
+
+    check_png_path(output, "--output")
+    from imagelab.preprocess import make_control_map
+
+    save_png(make_control_map(control_type, picture, profile).image, output)
+    typer.echo(f"wrote {output}")
 
 
 @app.callback()

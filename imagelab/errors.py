@@ -155,6 +155,19 @@ class ImageFileError(ImageLabError):
 
 
 @dataclass(eq=False)
+class ControlMapError(ImageLabError):
+    """No control map can be made of a picture: it shows nobody, or the estimator finds nothing in it."""
+
+    picture: str
+    reason: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Say which picture, what isn't found in it and what to do."""
+        return _say(self.picture, self.reason, self.fix)
+
+
+@dataclass(eq=False)
 class ReferenceStoreError(ImageLabError):
     """A character's stored reference embeddings are missing, damaged or made by another face pack."""
 

@@ -190,6 +190,17 @@ def perceptual_hash(image: "Image.Image") -> str:
     return str(imagehash.phash(image))
 
 
+def pixels_sha256(image: "Image.Image") -> str:
+    """Return the sha256 of a picture's size and pixels in hex: the same for the same picture in any file."""
+    header = f"{image.mode} {image.width}x{image.height}\n".encode()
+    return hashlib.sha256(header + image.tobytes()).hexdigest()
+
+
+def control_map_path(path: Path, index: int, control_type: str) -> Path:
+    """Return where the map of a picture's control lies beside it: luca.png has luca.control-0-pose.png."""
+    return path.with_name(f"{path.stem}.control-{index}-{control_type}.png")
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file in hex."""
     with Path(path).open("rb") as stream:

@@ -46,18 +46,18 @@ def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
     base = resolve_source(profile.base, f"base model of profile {profile.name!r}")
     given: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
     hashes = check_base(profile.base, base, dtype)
-    with _quietly():
+    with quietly():
         if profile.vae:
             folder = resolve_source(profile.vae, f"VAE of profile {profile.name!r}")
             hashes |= {f"vae override/{name}": value for name, value in check_component(folder).items()}
-            vae = _load(AutoencoderKL.from_pretrained, folder, **given)
-            _check_complete(vae, folder, None)
+            vae = load_or_refuse(AutoencoderKL.from_pretrained, folder, **given)
+            check_complete(vae, folder, None)
             given["vae"] = vae
         pipe = _load_single_file(base, given) if base.is_file() else _load_folder(base, dtype, given)
     for name in COMPONENTS:
         # Not trained here, and gradients switched off choose the same CPU kernels before and after a LoRA.
         getattr(pipe, name).requires_grad_(requires_grad=False).eval()
-    use_sdpa(pipe)
+    use_sdpa(pipe.unet, pipe.vae)
     pipe.set_progress_bar_config(disable=True)
     degraded = apply_memory_policy(pipe, profile.memory, where)
     config = dict(pipe.scheduler.config)
@@ -66,7 +66,7 @@ def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
 
 def _load_single_file(base: Path, given: dict[str, Any]) -> StableDiffusionXLPipeline:
     rest = str(sdxl_without_weights())
-    pipe = _load(StableDiffusionXLPipeline.from_single_file, base, config=rest, add_watermarker=False, **given)
+    pipe = load_or_refuse(StableDiffusionXLPipeline.from_single_file, base, config=rest, add_watermarker=False, **given)
     for part in COMPONENTS:
         if missing := sorted(name for name, tensor in getattr(pipe, part).state_dict().items() if tensor.is_meta):
             raise ModelFileError(base, f"lacks {len(missing)} tensors of the {part}, {missing[0]} among them", AGAIN)
@@ -76,14 +76,15 @@ def _load_single_file(base: Path, given: dict[str, Any]) -> StableDiffusionXLPip
 def _load_folder(base: Path, dtype: str, given: dict[str, Any]) -> StableDiffusionXLPipeline:
     variant = choose_variant(base, dtype)
     load = StableDiffusionXLPipeline.from_pretrained
-    pipe = _load(load, base, variant=variant, use_safetensors=True, add_watermarker=False, **given)
+    pipe = load_or_refuse(load, base, variant=variant, use_safetensors=True, add_watermarker=False, **given)
     for name in COMPONENTS:
         if name not in given:
-            _check_complete(getattr(pipe, name), base / name, variant)
+            check_complete(getattr(pipe, name), base / name, variant)
     return pipe
 
 
-def _load(load: Callable[..., Any], path: Path, **given: Any) -> Any:
+def load_or_refuse(load: Callable[..., Any], path: Path, **given: Any) -> Any:
+    """Call a library's loader with a path; whatever it raises about the files becomes a ModelFileError."""
     try:
         return load(path, **given)
     except Warning:  # turned into an error by whoever runs us: not about the file
@@ -93,7 +94,7 @@ def _load(load: Callable[..., Any], path: Path, **given: Any) -> Any:
         raise ModelFileError(path, f"can't be loaded: {reason}", AGAIN) from error
 
 
-def _check_complete(module: torch.nn.Module, folder: Path, variant: str | None) -> None:
+def check_complete(module: torch.nn.Module, folder: Path, variant: str | None) -> None:
     """Refuse weights that leave a part of the module as it was initialised: the libraries only log that."""
     there = {_new_name(key) for path in weight_files(folder, variant) for key in check_safetensors(path)}
     if missing := sorted(key for key in module.state_dict() if _new_name(key) not in there):
@@ -107,7 +108,7 @@ def _new_name(key: str) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence the libraries' progress bars: several to a model, and none says what is being waited for."""
     logs = (diffusers.utils.logging, transformers.utils.logging)
     were_on = [log.is_progress_bar_enabled() for log in logs]

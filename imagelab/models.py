@@ -123,6 +123,18 @@ def check_component(folder: Path, variant: str | None = None) -> dict[str, str]:
     return {path.name: _weights_sha256(path) for path in files}
 
 
+def check_model(folder: Path, dtype: str, *, packaged: bool) -> tuple[dict[str, str], str | None]:
+    """Check the files of one model in a folder of its own, and return {file: sha256} and the variant to load.
+
+    `packaged`: it ships with imagelab, whose list its hashes must agree with. Raises ModelFileError or
+    ModelNotFoundError.
+    """
+    half, full = (any((".fp16" in path.name) == is_half for path in folder.glob("*.safetensors")) for is_half in (1, 0))
+    variant = "fp16" if half and (dtype == "float16" or not full) else None
+    hashes = check_component(folder, variant)
+    return (verify_weights(folder) if packaged else hashes), variant
+
+
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
     """Return the weights of one part of a base model in a variant; raises ModelFileError if there are none."""
     files = sorted(path for path in folder.glob("*.safetensors") if (".fp16" in path.name) == (variant == "fp16"))

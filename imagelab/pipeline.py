@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
@@ -47,26 +47,51 @@ class LoadedPipeline:
     degraded: tuple[str, ...]  # what the device couldn't do as configured
     scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
 
+    def offloads(self, memory: MemoryPolicy) -> bool:
+        """Say whether hooks move the models to and fro."""
+        return self.device.type == "cuda" and memory.policy != "resident"
+
     @contextmanager
     def weights_at_hand(self, memory: MemoryPolicy) -> Iterator[None]:
         """Take the offloading hooks off while weights are rewritten: under sequential offload they are elsewhere."""
-        offloads = self.device.type == "cuda" and memory.policy != "resident"
-        if offloads:
+        if self.offloads(memory):
             self.pipe.remove_all_hooks()
         try:
             yield
         finally:
-            if offloads:
+            if self.offloads(memory):
                 apply_memory_policy(self.pipe, memory, self.device)
 
 
-def use_sdpa(pipe: StableDiffusionXLPipeline) -> None:
-    """Make every attention of UNet and VAE PyTorch's own scaled_dot_product_attention."""
-    for module in (pipe.unet, pipe.vae):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guide:
+    """ControlNets in a pipeline of their own, which shares its other models, and what they follow."""
+
+    pipe: StableDiffusionXLControlNetPipeline
+    maps: "tuple[Image, ...]"  # RGB, of the size of the picture to be drawn
+    scales: tuple[float, ...]
+    starts: tuple[float, ...]  # fractions of the steps
+    ends: tuple[float, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the pipeline's call takes beside that of one without ControlNets."""
+        return {
+            "image": list(self.maps),
+            "controlnet_conditioning_scale": list(self.scales),
+            "control_guidance_start": list(self.starts),
+            "control_guidance_end": list(self.ends),
+        }
+
+
+def use_sdpa(*modules: Any) -> None:
+    """Make every attention of diffusers' modules PyTorch's own scaled_dot_product_attention."""
+    for module in modules:
         module.set_attn_processor(AttnProcessor2_0())
 
 
-def apply_memory_policy(pipe: StableDiffusionXLPipeline, memory: MemoryPolicy, device: torch.device) -> tuple[str, ...]:
+def apply_memory_policy(
+    pipe: StableDiffusionXLPipeline | StableDiffusionXLControlNetPipeline, memory: MemoryPolicy, device: torch.device
+) -> tuple[str, ...]:
     """Put the models where the policy says and set up the VAE; return what the device couldn't do.
 
     May be called again, with another policy.
@@ -111,14 +136,16 @@ def draw(
     steps: int,
     guidance_scale: float,
     on_step: OnStep | None = None,
+    guide: Guide | None = None,
 ) -> "Image":
     """Draw one picture of (width, height) px.
 
     The noise comes from a CPU generator of the picture's own, in float32: the same for every device, dtype and batch.
     (Euler a draws more of it at each step, in the dtype of the weights.) `on_step(step, steps, latents)` is called
-    after each step, counted from 1. Raises GenerationError when NaNs, infinities or an empty picture come out.
+    after each step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or
+    an empty picture come out.
     """
-    pipe = loaded.pipe
+    pipe = guide.pipe if guide else loaded.pipe
     generator = torch.Generator("cpu").manual_seed(seed)
     pipe.scheduler = build_scheduler(scheduler, loaded.scheduler_config)
     finite: list[Tensor] = []
@@ -143,6 +170,7 @@ def draw(
         guidance_scale=guidance_scale,
         output_type="pt",
         callback_on_step_end=after_step,
+        **(guide.arguments() if guide else {}),
     )
     _check_finite(finite, pixels)
     image: Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))[0]
@@ -151,13 +179,13 @@ def draw(
     return image
 
 
-def _noise(pipe: StableDiffusionXLPipeline, width: int, height: int, generator: torch.Generator) -> Tensor:
+def _noise(pipe: Any, width: int, height: int, generator: torch.Generator) -> Tensor:
     factor = pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
     return torch.randn(shape, generator=generator).to(pipe.unet.dtype)
 
 
-def _run(pipe: StableDiffusionXLPipeline, **given: Any) -> Tensor:
+def _run(pipe: Any, **given: Any) -> Tensor:
     pixels: Tensor | None = None
     with suppress(torch.OutOfMemoryError):
         pixels = pipe(**given).images  # (1, 3, h, w) in 0..1

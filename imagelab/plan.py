@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from imagelab.checks import check_number, check_whole
 from imagelab.composition import PlannedLora, check_step_ranges, compose_loras, lora_uses
 from imagelab.config import Character, Configs, Profile, QualityPreset, Scheduler, Style
-from imagelab.errors import GenerationError, InvalidValueError, shorten
-from imagelab.imagefiles import open_image
+from imagelab.controls import PlannedControl, plan_controls
+from imagelab.errors import InvalidValueError, shorten
 from imagelab.prompt_tags import refuse_lora_tags, take_lora_tags
 from imagelab.prompts import Prompt, build_prompt, parse_weighted
 from imagelab.results import GenerationRequest
@@ -17,7 +17,6 @@ _MAX_TEXT = 8000  # characters, about 25 chunks of 75 tokens
 # (argument, smallest, largest), as the schemas of configs/ have them
 _STEPS = ("steps", 1, 150)
 _GUIDANCE = ("guidance_scale", 0.0, 30.0)
-_CONTROL_SCALE = ("controlnet_scale", 0.0, 2.0)
 _MAX_PROMPT_WEIGHT = 10.0  # of a phrase in brackets; far beyond it the latents overflow
 
 
@@ -36,6 +35,7 @@ class Plan:
     height: int  # px
     steps: int
     guidance_scale: float
+    controls: tuple[PlannedControl, ...]
 
 
 def plan_generation(configs: Configs, profile: Profile, request: GenerationRequest) -> Plan:
@@ -56,7 +56,7 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
     check_step_ranges(loras, steps)
     width, height = _size_px(profile, preset, request)
     guidance = preset.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    plan = Plan(
+    return Plan(
         request=request,
         profile=profile,
         preset=preset,
@@ -68,9 +68,8 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
         height=height,
         steps=steps,
         guidance_scale=check_number(guidance, *_GUIDANCE),
+        controls=plan_controls(configs, profile, request.controls),
     )
-    _check_control(configs, profile, request)
-    return plan
 
 
 def check_seed(seed: object, name: str = "seed") -> int:
@@ -124,21 +123,6 @@ def _size_px(profile: Profile, preset: QualityPreset, request: GenerationRequest
     height = height if request.height is None else request.height
     profile.check_size(width, height)
     return width, height
-
-
-def _check_control(configs: Configs, profile: Profile, request: GenerationRequest) -> None:
-    if not request.use_controlnet:
-        if request.control_image is not None:
-            raise InvalidValueError("use_controlnet", request.use_controlnet, "True where there is a control_image")
-        return
-    if request.control_image is None:
-        raise InvalidValueError("control_image", None, "the path of a picture where use_controlnet is True")
-    control = configs.control(request.control_type or "")
-    open_image(request.control_image)
-    if request.controlnet_scale is not None:
-        check_number(request.controlnet_scale, *_CONTROL_SCALE)
-    configs.control_source(control.name, profile.name)
-    raise GenerationError("this version draws without ControlNet", "Leave use_controlnet out")
 
 
 def _text(value: object, name: str) -> str:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 FaceStatus = Literal["ok", "no_face", "several_faces", "low_quality", "decode_error"]
+ControlModel = Literal["dedicated", "union"]
+Resize = Literal["stretch", "crop", "fill"]
 Metric = Literal["cosine", "euclidean"]
 ItemStatus = Literal["accepted", "rejected", "unscorable", "failed"]
+
+_IN_MEMORY: Mapping[str, bool] = {"in_memory": True}  # of a field that isn't written to files
 
 
 class Record:
@@ -75,6 +79,21 @@ class LoraUse(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ControlUse(Record):
+    """A picture that a picture shall follow, in one respect; None stands for the configuration's value."""
+
+    type: str  # pose, canny, depth, seg or normal
+    image: Path  # of a picture in memory: "memory/" and its sha256
+    scale: float | None = None
+    start: float | None = None  # fraction of the steps after which it sets in
+    end: float | None = None  # fraction of the steps after which it lets go
+    is_map: bool = False  # True: `image` is the map, no picture to make one of
+    resize: str = "crop"  # how it comes to the picture's size: stretch, crop or fill
+    model: str | None = None  # dedicated or union; None: dedicated where the profile has such a ControlNet
+    picture: Any = field(default=None, compare=False, repr=False, metadata=_IN_MEMORY)  # PIL's, where there is no file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest(Record):
     """What to draw; None stands for the preset's, the character's or the profile's own value."""
 
@@ -91,10 +110,7 @@ class GenerationRequest(Record):
     scheduler: str | None = None
     additional_loras: tuple[LoraUse, ...] = ()
     use_character_loras: bool = True
-    use_controlnet: bool = False
-    control_type: str | None = None
-    control_image: Path | None = None
-    controlnet_scale: float | None = None
+    controls: tuple[ControlUse, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +134,26 @@ class LoraRecord(Record):
         """Return what to ask for to have it applied so again."""
         given = {item.name: getattr(self, item.name) for item in dataclasses.fields(LoraUse)}
         return LoraUse(**given | {"blocks": self.blocks or "ALL"})  # None would be the registry's default
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlRecord(Record):
+    """A control as it acted, and the map that it acted with."""
+
+    type: str
+    model: ControlModel
+    model_sha256: Mapping[str, str]  # {file of the ControlNet: hash}
+    scale: float
+    start: float
+    end: float
+    resize: Resize
+    is_map: bool
+    image: Path  # as it was given
+    image_sha256: str  # of its pixels, upright and RGB, with its size: `imagefiles.pixels_sha256`
+    map_sha256: str  # likewise of the map, at the picture's size
+    preprocessor: str | None = None  # None: the map was given
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the preprocessor
+    preprocessor_sha256: Mapping[str, str] = field(default_factory=dict)  # {file of its models: hash}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +182,7 @@ class GenerationRecord(Record):
     device: str
     dtype: str
     memory_policy: str
+    controls: tuple[ControlRecord, ...] = ()
     degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
     versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
@@ -153,12 +190,22 @@ class GenerationRecord(Record):
     schema_version: int = SCHEMA_VERSION
 
     def to_request(self) -> GenerationRequest:
-        """Return the request that draws this picture again, as long as the configuration's texts are the same."""
+        """Return the request that draws this picture again, as long as the configuration's texts are the same.
+
+        A control picture that was in memory only is asked for by its hash, which `generate` refuses: put its saved map
+        in its place.
+        """
         loras = tuple(lora.to_use() for lora in self.loras)
-        own = {item.name for item in dataclasses.fields(self)}
+        controls = tuple(_use_of(control) for control in self.controls)
+        own = {item.name for item in dataclasses.fields(self)} - {"controls"}
         shared = own.intersection(item.name for item in dataclasses.fields(GenerationRequest))
         given = {name: getattr(self, name) for name in shared}
-        return GenerationRequest(**given, additional_loras=loras, use_character_loras=False)
+        return GenerationRequest(**given, additional_loras=loras, use_character_loras=False, controls=controls)
+
+
+def _use_of(control: ControlRecord) -> ControlUse:
+    shared = ("type", "image", "scale", "start", "end", "is_map", "resize", "model")
+    return ControlUse(**{name: getattr(control, name) for name in shared})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +214,7 @@ class Generation:
 
     image: "Image"  # RGB
     record: GenerationRecord
+    control_maps: tuple["Image", ...] = ()  # RGB, of the picture's size, in the order of `record.controls`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,7 +315,8 @@ def _refuse_constant(name: str) -> None:
 def to_plain(value: object) -> object:
     """Turn a value of this module into plain JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        written = [item.name for item in dataclasses.fields(value) if not item.metadata.get("in_memory")]
+        return {name: to_plain(getattr(value, name)) for name in written}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -290,7 +339,7 @@ def _from_plain(data: object, kind: Any, place: str) -> object:
         return {key: _from_plain(item, arguments[1], f"{place}.{key}") for key, item in data.items()}
     if kind in (float, Path) and type(data) in (int, float, str):
         return _scalar_from_plain(data, kind, place)
-    if type(data) is kind or (origin is Literal and data in arguments):
+    if kind is Any or type(data) is kind or (origin is Literal and data in arguments):
         return data
     raise InvalidValueError(place, data, f"of type {getattr(kind, '__name__', kind)}")
 

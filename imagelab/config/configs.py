@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagelab.config.base import Source, ValueT, pick
 from imagelab.config.characters import Character, CharacterPresets
-from imagelab.config.controlnet import Control, ControlNetConfig
+from imagelab.config.controlnet import Control, ControlNetConfig, Preprocessor
 from imagelab.config.loras import Combination, Lora, LoraRegistry
 from imagelab.config.sdxl import Profile, QualityPreset, Scheduler, SdxlConfig, Style
 from imagelab.errors import ProfileError
@@ -72,14 +72,28 @@ class Configs:
             profile, lora.files, f"file of LoRA {name!r}", f"loras.{name}.files in lora_registry.yaml"
         )
 
-    def control_source(self, control_type: str, profile: str) -> Source:
-        """Return where the profile's model for a kind of control comes from.
+    def control_source(self, control_type: str, profile: str, model: str | None = None) -> Source:
+        """Return where the profile's ControlNet for a kind of control comes from.
 
-        Raises ProfileError when the profile has none yet.
+        `model` is "dedicated", "union", or None for the dedicated one if there is one, else the union one. Raises
+        ProfileError when the profile has none.
         """
-        models = {key: source for key, source in self.control(control_type).models.items() if source is not None}
+        own = {key: source for key, source in self.control(control_type).models.items() if source is not None}
+        union = {key: source for key, source in self.controlnet.union.items() if source is not None}
+        if model == "union":
+            return self._for_profile(profile, union, "union ControlNet", "union in controlnet_config.yaml")
         where = f"controls.{control_type}.models in controlnet_config.yaml"
-        return self._for_profile(profile, models, f"{control_type} ControlNet", where)
+        either = own if model == "dedicated" else union | own
+        return self._for_profile(profile, either, f"{control_type} ControlNet", where)
+
+    def preprocessor(self, control_type: str, profile: str) -> Preprocessor:
+        """Return what makes the profile's maps of a kind of control.
+
+        Raises ProfileError when the profile has none.
+        """
+        table = {key: item for key, item in self.control(control_type).preprocessors.items() if item is not None}
+        where = f"controls.{control_type}.preprocessors in controlnet_config.yaml, or give a ready map, is_map: True"
+        return self._for_profile(profile, table, f"{control_type} preprocessor", where)
 
     def references_source(self, character: str, profile: str) -> Source:
         """Return where a character's reference pictures for the profile lie.

@@ -8,7 +8,7 @@ from typing import Any
 
 from imagelab.config.base import Source
 from imagelab.config.faults import validate
-from imagelab.config.options import PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
+from imagelab.config.options import MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
 from imagelab.config.yaml_file import Document
 from imagelab.errors import nearest_name, shorten
 
@@ -28,6 +28,8 @@ REFERENCES: tuple[tuple[str, str, str, str, str], ...] = (
     (_LORAS, "loras.*.sha256.<key>", "key of files", _LORAS, "loras.{0}.files"),
     (_LORAS, "combinations.*.loras.*.name", "LoRA", _LORAS, "loras"),
     (_CONTROLS, "controls.*.models.<key>", "profile", _SDXL, "profiles"),
+    (_CONTROLS, "controls.*.preprocessors.<key>", "profile", _SDXL, "profiles"),
+    (_CONTROLS, "union.<key>", "profile", _SDXL, "profiles"),
     (_CHARACTERS, "characters.*.loras.*.name", "LoRA", _LORAS, "loras"),
     (_CHARACTERS, "characters.*.negative_prompt", "negative prompt", _SDXL, "negative_prompts"),
     (_CHARACTERS, "characters.*.references.<key>", "profile", _SDXL, "profiles"),
@@ -41,13 +43,16 @@ SOURCES: tuple[tuple[str, str, bool], ...] = (
     (_SDXL, "profiles.*.face.source", False),
     (_SDXL, "profiles.*.clip", False),
     (_CONTROLS, "controls.*.models.*", False),
+    (_CONTROLS, "controls.*.preprocessors.*.model", False),
+    (_CONTROLS, "controls.*.preprocessors.*.detector", False),
+    (_CONTROLS, "union.*", False),
     (_CHARACTERS, "characters.*.references.*", False),
 )
 
 # Every place of options: (file, path, key of the name that decides which there are, key of the options, by name)
 OPTIONS = (
     (_SDXL, "schedulers.*", "class_name", "kwargs", SCHEDULER_KWARGS),
-    (_CONTROLS, "controls.*.preprocessor", "name", "params", PREPROCESSOR_PARAMS),
+    (_CONTROLS, "controls.*.preprocessors.*", "name", "params", PREPROCESSOR_PARAMS),
 )
 
 
@@ -61,6 +66,7 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_guidance(documents[_CONTROLS])
     _check_steps_of_loras(documents[_LORAS], "combinations")
     _check_steps_of_loras(documents[_CHARACTERS], "characters")
+    _check_preprocessors(documents[_CONTROLS])
     _check_named_once(documents[_LORAS], "combinations")
     _check_named_once(documents[_CHARACTERS], "characters")
     _check_combination_names(documents[_LORAS])
@@ -172,6 +178,19 @@ def _check_steps_of_loras(document: Document, table: str) -> None:
         start, stop = 0.0 if start is None else start, 1.0 if stop is None else stop
         if type(start) in {int, float} and type(stop) in {int, float} and start >= stop:
             document.add(path, f"start {start} must be below stop {stop}")
+
+
+def _check_preprocessors(document: Document) -> None:
+    """A preprocessor must make the maps that its control obeys, and have a model unless it needs none."""
+    for path, preprocessor in _walk(document.data, ["controls", "*", "preprocessors", "*"]):
+        name = preprocessor.get("name") if isinstance(preprocessor, dict) else None
+        made = MAP_TYPES.get(name) if isinstance(name, str) else None
+        if not isinstance(preprocessor, dict) or made is None:
+            continue
+        if made != path[1] and path[1] in MAP_TYPES.values():
+            document.add((*path, "name"), f"makes {made} maps, not {path[1]} maps", value=shorten(name))
+        if name != "canny" and preprocessor.get("model") is None and (*path, "model") not in document.unread:
+            document.add(path, f"must name the model that {name} estimates with")
 
 
 def _check_named_once(document: Document, table: str) -> None:

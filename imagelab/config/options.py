@@ -12,6 +12,9 @@ from imagelab.config.base import Config, Fraction, SidePx
 SPACINGS = ("use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas")
 
 _Order = Annotated[int, Field(ge=1, le=3)]
+_Joints = Annotated[int, Field(ge=1, le=17)]
+_Steps = Annotated[int, Field(ge=1, le=50)]
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 _Threshold = Annotated[int, Field(ge=0, le=2040)]  # Canny's gradient of 8-bit pixels, |dx| + |dy|, ends there
 
 # Left out is what diffusers takes but SDXL can't use: options of flow models, of models that draw pixels, and those
@@ -49,12 +52,14 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
     "UniPCMultistepScheduler": _ALL | _SIGMAS | {"solver_order": _Order},
 }
 _PREPROCESSORS: dict[str, dict[str, Any]] = {
-    "openpose": {"include_body": bool, "include_hand": bool, "include_face": bool, "detect_resolution": SidePx},
-    "canny": {"low_threshold": _Threshold, "high_threshold": _Threshold, "detect_resolution": SidePx},
-    "depth_anything": {},
-    "segformer": {},
-    "normal_bae": {"detect_resolution": SidePx},
+    "vitpose": {"threshold": Fraction, "person_threshold": Fraction, "min_joints": _Joints},
+    "canny": {"low_threshold": _Threshold, "high_threshold": _Threshold, "resolution": SidePx},
+    "depth": {"resolution": SidePx},
+    "segmentation": {"resolution": SidePx},
+    "normals": {"resolution": SidePx, "flip_x": bool, "steps": _Steps, "seed": _Seed},
 }
+# The kind of control that each preprocessor makes maps for
+MAP_TYPES = {"vitpose": "pose", "canny": "canny", "depth": "depth", "segmentation": "seg", "normals": "normal"}
 
 
 def _schema(name: str, kinds: Mapping[str, Any]) -> type[Config]:

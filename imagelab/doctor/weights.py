@@ -57,6 +57,22 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
     for name, character in configs.character_presets.characters.items():
         if source := character.references.get(profile.name):
             yield _attempt(_references(profile, name), partial(_look_at_pictures, source), "warning")
+    yield from _controls(configs, profile)
+
+
+def _controls(configs: Configs, profile: Profile) -> Iterator[Check]:
+    """Look at the ControlNets and at what makes their maps; a profile draws without them too."""
+    union = configs.controlnet.union.get(profile.name)
+    if union:
+        yield _files(f"{profile.name}: ControlNet union", union, missing="warning")
+    for name, control in configs.controlnet.controls.items():
+        if source := control.models.get(profile.name):
+            yield _files(f"{profile.name}: ControlNet {name}", source, missing="warning")
+        preprocessor = control.preprocessors.get(profile.name)
+        if preprocessor and preprocessor.model:
+            yield _files(f"{profile.name}: {name} estimator", preprocessor.model, missing="warning")
+        if preprocessor and preprocessor.detector:
+            yield _files(f"{profile.name}: person detector for {name}", preprocessor.detector, missing="warning")
 
 
 def _face(profile: Profile) -> str:

@@ -1,9 +1,10 @@
 """The usage examples of the public API, as a user would type them."""
 
 import pytest
+from handmade_controls import save_annotators, save_nets, with_controls
 from PIL import Image
 
-from imagelab import CharacterGenerator, GenerationRequest, ProfileError
+from imagelab import CharacterGenerator, GenerationRequest
 from imagelab.imagefiles import read_record
 
 
@@ -61,17 +62,22 @@ def test_everything_that_can_be_asked_for(tmp_path):
     assert generation.record.scene_description == "waving at night"
 
 
-def test_controlnet_guided_generation_says_that_the_profile_has_none_yet(generator, luca_image, tmp_path):
+def test_controlnet_guided_generation(configs, generator, luca_image, tmp_path, monkeypatch):
     luca_image.save("reference_pose.jpg")
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path / "models"))
+    save_nets(tmp_path / "models" / "controlnets", generator.pipeline.unet)
+    save_annotators(tmp_path / "models" / "annotators")
+    sure_of_nothing = {"pose": {"threshold": 0.0}}
 
-    with pytest.raises(ProfileError, match="pose ControlNet"):
-        generator.generate_character(
+    with CharacterGenerator(configs=with_controls(configs, params=sure_of_nothing)) as guided:
+        image = guided.generate_character(
             character="luca",
             scene_description="dynamic running pose",
             use_controlnet=True,
             control_type="pose",
             control_image="reference_pose.jpg",
             controlnet_scale=0.9,
+            output_path="running.png",
         )
 
-    assert [path.name for path in tmp_path.iterdir()] == ["reference_pose.jpg"]
+    assert image.size == Image.open("running.control-0-pose.png").size == (128, 128)

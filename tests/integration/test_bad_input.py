@@ -89,6 +89,53 @@ BAD_ARGUMENTS = {
         ("control type", "posee", "did you mean 'pose'"),
     ),
     "control image without ControlNet": (InvalidValueError, {"control_image": "pose.png"}, ("use_controlnet",)),
+    "control type without ControlNet": (
+        InvalidValueError,
+        {"control_type": "pose"},
+        ("use_controlnet", "control_type"),
+    ),
+    "scale without ControlNet": (InvalidValueError, {"controlnet_scale": 0.5}, ("use_controlnet", "controlnet_scale")),
+    "use_controlnet that is no flag": (InvalidValueError, {"use_controlnet": "yes"}, ("use_controlnet", "'yes'")),
+    "controlnet_scale out of range": (
+        InvalidValueError,
+        {"use_controlnet": True, "control_type": "pose", "control_image": "pose.png", "controlnet_scale": 3},
+        ("controlnet_scale", "3", "between 0 and 2"),
+    ),
+    "controls that are no list": (InvalidValueError, {"controls": {"type": "pose"}}, ("controls", "a list like")),
+    "a control without an image": (InvalidValueError, {"controls": [{"type": "pose"}]}, ("controls[0]", "image")),
+    "a control that is text": (InvalidValueError, {"controls": ["pose"]}, ("controls[0]", "'pose'")),
+    "a control's unknown field": (
+        UnknownNameError,
+        {"controls": [{"type": "pose", "image": "pose.png", "scael": 1}]},
+        ("controls[0]", "scael", "did you mean 'scale'"),
+    ),
+    "a control's image that is no path": (
+        InvalidValueError,
+        {"controls": [{"type": "pose", "image": 7}]},
+        ("controls[0].image", "7"),
+    ),
+    **{
+        f"a control's {field} {value}": (error, {"controls": [{"type": "pose", "image": "x.png", field: value}]}, words)
+        for field, value, error, words in (
+            ("scale", 2.5, InvalidValueError, ("controls[0].scale", "between 0 and 2", "2.5")),
+            ("scale", float("nan"), InvalidValueError, ("controls[0].scale", "nan")),
+            ("scale", "1", InvalidValueError, ("controls[0].scale", "'1'")),
+            ("start", -0.1, InvalidValueError, ("controls[0].start", "-0.1")),
+            ("start", 1.0, InvalidValueError, ("controls[0].start", "below its end")),
+            ("end", 1.5, InvalidValueError, ("controls[0].end", "1.5")),
+            ("end", True, InvalidValueError, ("controls[0].end", "True")),
+            ("resize", "cropp", UnknownNameError, ("controls[0].resize", "cropp", "did you mean 'crop'")),
+            ("model", "unoin", UnknownNameError, ("controls[0].model", "unoin", "did you mean 'union'")),
+            ("is_map", "yes", InvalidValueError, ("controls[0].is_map", "'yes'")),
+            ("type", "depht", UnknownNameError, ("control type", "depht", "did you mean 'depth'")),
+            ("type", None, UnknownNameError, ("control type", "None")),
+        )
+    },
+    "too many controls": (
+        InvalidValueError,
+        {"controls": [{"type": "pose", "image": "pose.png"}] * 9},
+        ("controls", "9 of them", "at most 8"),
+    ),
     "JPEG as output": (InvalidValueError, {"output_path": "luca.jpg"}, ("output_path", "luca.jpg", ".png")),
 }
 

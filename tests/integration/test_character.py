@@ -350,10 +350,10 @@ def test_an_interrupted_picture_leaves_a_generator_that_still_draws(generator):
 
 REFUSALS = """
 from imagelab import CharacterGenerator, GenerationRequest, ImageLabError
-from imagelab.results import LoraUse
+from imagelab.results import ControlUse, LoraUse
 bad = [dict(character="lucca"), dict(quality_preset="higher"), dict(style="pixa"), dict(scheduler="eul"),
        dict(width=100), dict(steps=0), dict(seed="x"), dict(additional_loras=(LoraUse(name="x"),)),
-       dict(guidance_scale=float("nan")), dict(use_controlnet=True)]
+       dict(guidance_scale=float("nan")), dict(controls=(ControlUse(type="posee", image="x.png"),))]
 generator = CharacterGenerator(profile="puppet")
 for change in bad:
     try:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imagelab import cli
 from imagelab.config import load_configs
+from imagelab.control_maps import canny_map
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +39,9 @@ def imagelab(monkeypatch, capsys):
         (["run", "22_filter_batches", "-p", "seed"], "-p must be NAME=VALUE, got 'seed'"),
         (["run", "22_filter_batches", "--run-id", "../x"], "run id must be"),
         (["run", "22_filter_batches", "--params", "no.yaml"], "--params must be a YAML file of parameters"),
+        (["control", "map", "canni", "no.png", "-o", "x.png"], "unknown control type 'canni'; did you mean 'canny'?"),
+        (["control", "map", "canny", "no.png", "-o", "x.png"], "no.png: doesn't exist"),
+        (["control", "map", "canny", "no.png", "-o", "x.jpg"], "--output must be a path that ends in .png"),
         (["doctor", "--profile", "pupet"], "unknown profile 'pupet'; did you mean 'puppet'?"),
     ],
 )
@@ -46,6 +52,16 @@ def test_bad_input_is_said_in_one_message_with_exit_code_2(imagelab, arguments, 
     assert said in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_control_map_is_made_of_a_picture(imagelab, tmp_path):
+    picture = ROOT / "imagelab/puppets/weights/references/luca/luca_1.png"
+    code, out, _ = imagelab("control", "map", "canny", str(picture), "-o", str(tmp_path / "edges.png"))
+
+    assert code == 0
+    assert "wrote" in out
+    edges = np.asarray(Image.open(tmp_path / "edges.png"))
+    np.testing.assert_array_equal(edges, canny_map(Image.open(picture), 100, 200))
 
 
 def test_all_bad_parameters_are_said_at_once(imagelab):

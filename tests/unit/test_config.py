@@ -155,9 +155,22 @@ def test_a_name_that_is_no_text_is_an_unknown_name(configs):
 
 
 def test_a_profile_without_a_controlnet_says_which_profiles_have_one(configs):
-    with pytest.raises(ProfileError, match=r"profile puppet: no pose ControlNet yet\. Profiles that have it: sdxl"):
-        configs.control_source("pose", "puppet")
+    match = r"profile sdxl: no pose ControlNet yet\. Profiles that have it: puppet"
+    with pytest.raises(ProfileError, match=match):
+        configs.control_source("pose", "sdxl", "dedicated")
+
+
+def test_the_union_controlnet_serves_a_control_without_one_of_its_own(configs):
     assert configs.control_source("pose", "sdxl").folder == "controlnet-union-sdxl-1.0"
+    assert configs.control_source("pose", "sdxl", "union") == configs.control_source("seg", "sdxl")
+    assert configs.control_source("pose", "puppet").package.endswith("controlnets/pose")
+    assert configs.control_source("pose", "puppet", "union").package.endswith("controlnets/union")
+
+
+def test_a_profile_without_a_preprocessor_says_so(good):
+    spoil(good, "controlnet_config", "{name: vitpose, model: {folder: vitpose}}", "null")
+    with pytest.raises(ProfileError, match=r"no pose preprocessor yet.*is_map: True"):
+        load_configs(good).preprocessor("pose", "tiny")
 
 
 def test_a_character_without_references_says_where_to_add_them(good):

@@ -13,6 +13,8 @@ from imagelab import InvalidValueError
 from imagelab.results import (
     BatchItem,
     BatchResult,
+    ControlRecord,
+    ControlUse,
     GenerationRecord,
     GenerationRequest,
     LoraRecord,
@@ -52,6 +54,23 @@ RECORD = GenerationRecord(
             sha256="2" * 64,
         ),
     ),
+    controls=(
+        ControlRecord(
+            type="canny",
+            model="dedicated",
+            model_sha256={"diffusion_pytorch_model.safetensors": "2" * 64},
+            scale=0.7,
+            start=0.0,
+            end=0.9,
+            resize="crop",
+            is_map=False,
+            image=Path("a/b.png"),
+            image_sha256="3" * 64,
+            map_sha256="4" * 64,
+            preprocessor="canny",
+            params={"low_threshold": 100, "flip_x": True},
+        ),
+    ),
     device="cpu",
     dtype="float32",
     memory_policy="resident",
@@ -79,7 +98,7 @@ REQUEST = GenerationRequest(
         LoraUse(name="alberto", text_encoder_2_weight=0.1, blocks="OUTD", start=0.2, stop=0.8),
         LoraUse(name="beach", blocks=(1.0,) * 12),
     ),
-    control_image=Path("a/b.png"),
+    controls=(ControlUse(type="pose", image=Path("a/b.png"), scale=0.9, is_map=True, resize="fill", model="union"),),
 )
 
 
@@ -129,6 +148,16 @@ def test_a_record_asks_for_its_picture_again():
         ),
     )
     assert not request.use_character_loras
+    (control,) = request.controls
+    assert (control.type, control.image, control.scale, control.end, control.model) == (
+        "canny", Path("a/b.png"), 0.7, 0.9, "dedicated",
+    )  # fmt: skip
+
+
+def test_a_picture_in_memory_is_no_part_of_a_requests_json():
+    use = ControlUse(type="pose", image=Path("memory/1"), picture=object())
+    assert "picture" not in use.to_dict()
+    assert ControlUse.from_json(use.to_json()) == use
 
 
 def test_a_record_from_before_blocks_and_steps_is_read():

@@ -1,0 +1,179 @@
+"""The estimators that see in a picture what a control map shows: joints, depth, parts, normals.
+
+transformers' and diffusers' own classes and processors, from safetensors alone (controlnet_aux's detectors load
+pickles). Each is read for one picture and dropped: maps are kept, so a second look at the same picture costs nothing,
+and nothing of them lies beside SDXL while it draws.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagelab.errors import ModelFileError
+from imagelab.loading import load_or_refuse, quietly
+from imagelab.models import AGAIN
+from imagelab.pipeline import resolve_device
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PERSON = "person"
+_PERSON_THRESHOLD = 0.5
+_MARIGOLD = "MarigoldNormalsPipeline"
+_MARIGOLD_STEPS = 4  # prs-eth's recommendation for v1-1
+
+
+@torch.no_grad()
+def estimate_people(
+    model: Path, detector: Path | None, image: "Image", params: Mapping[str, Any], device: str
+) -> list[NDArray[np.float64]]:
+    """Return the COCO joints (17, 3) of each person: x and y in px, confidence.
+
+    VitPose looks for one person in each box; without a detector there is one box, the picture. Raises ModelFileError.
+    """
+    from transformers import VitPoseForPoseEstimation
+
+    boxes = find_people(detector, image, params, device) if detector else [[0.0, 0.0, *map(float, image.size)]]
+    if not boxes:
+        return []
+    processor, network = _load(VitPoseForPoseEstimation, model, device)
+    inputs = processor(image, boxes=[boxes], return_tensors="pt").to(network.device)
+    if getattr(network.config.backbone_config, "num_experts", 1) > 1:
+        inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.int64, device=network.device)  # COCO's expert
+    (people,) = processor.post_process_pose_estimation(network(**inputs), boxes=[boxes])
+    joints = [torch.cat([person["keypoints"], person["scores"][:, None]], dim=1) for person in people]
+    return [_numpy(joint) for joint in joints]
+
+
+@torch.no_grad()
+def find_people(detector: Path, image: "Image", params: Mapping[str, Any], device: str) -> list[list[float]]:
+    """Return the boxes of people: left, top, width and height in px.
+
+    Raises ModelFileError, also for a detector that doesn't know people.
+    """
+    from transformers import AutoModelForObjectDetection
+
+    processor, network = _load(AutoModelForObjectDetection, detector, device)
+    labels = [index for index, name in network.config.id2label.items() if name.lower() == _PERSON]
+    if not labels:
+        raise ModelFileError(detector, "knows no label 'person'", "Use a detector of COCO's or Objects365's labels")
+    inputs = processor(image, return_tensors="pt").to(network.device)
+    threshold = params.get("person_threshold", _PERSON_THRESHOLD)
+    (found,) = processor.post_process_object_detection(
+        network(**inputs), threshold=threshold, target_sizes=[(image.height, image.width)]
+    )
+    people = torch.tensor([int(label) in labels for label in found["labels"]], dtype=torch.bool)
+    return [
+        [left, top, right - left, bottom - top] for left, top, right, bottom in found["boxes"].cpu()[people].tolist()
+    ]
+
+
+@torch.no_grad()
+def estimate_depth(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> NDArray[np.float64]:
+    """Return the depth (h, w) of each pixel, near = large, in the model's own unit; raises ModelFileError."""
+    from transformers import AutoModelForDepthEstimation
+
+    processor, network = _load(AutoModelForDepthEstimation, model, device)
+    outputs = network(**_inputs(processor, image, params, network.device))
+    (found,) = processor.post_process_depth_estimation(outputs, target_sizes=[(image.height, image.width)])
+    return _numpy(found["predicted_depth"])
+
+
+@torch.no_grad()
+def estimate_labels(
+    model: Path, image: "Image", params: Mapping[str, Any], device: str
+) -> tuple[NDArray[np.int64], int]:
+    """Return the label (h, w) of each pixel, and how many labels the model knows; raises ModelFileError."""
+    from transformers import AutoModelForSemanticSegmentation
+
+    processor, network = _load(AutoModelForSemanticSegmentation, model, device)
+    outputs = network(**_inputs(processor, image, params, network.device))
+    (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])
+    return labels.cpu().numpy().astype(np.int64), int(network.config.num_labels)
+
+
+@torch.no_grad()
+def estimate_normals(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> NDArray[np.float64]:
+    """Return the unit normal (h, w, 3) of each pixel: x right (left with `flip_x`), y up, z to the camera.
+
+    By Marigold's pipeline where the folder holds one, else by a segmentation network whose three outputs are x, y and
+    z. Raises ModelFileError.
+    """
+    if (model / "model_index.json").is_file():
+        normals = _marigold(model, image, params, device)
+    else:
+        normals = _three_outputs(model, image, params, device)
+    if params.get("flip_x"):
+        normals = normals * torch.tensor([-1.0, 1.0, 1.0])
+    return _numpy(torch.nn.functional.normalize(normals, dim=-1))
+
+
+def _three_outputs(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> Tensor:
+    from transformers import AutoModelForSemanticSegmentation
+
+    processor, network = _load(AutoModelForSemanticSegmentation, model, device)
+    if network.config.num_labels != 3:
+        raise ModelFileError(model, f"has {network.config.num_labels} outputs, not x, y and z", "Name a normals model")
+    logits = network(**_inputs(processor, image, params, network.device)).logits.float()
+    size = (image.height, image.width)
+    normals: Tensor = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].cpu()
+    return normals.permute(1, 2, 0)
+
+
+def _marigold(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> Tensor:
+    import diffusers
+
+    index = model / "model_index.json"
+    if _class_name(index) != _MARIGOLD:
+        raise ModelFileError(index, f"isn't of a {_MARIGOLD}", "Name the folder of one, or of a normals model")
+    with quietly():
+        where = resolve_device(device)
+        dtype = torch.float16 if where.type == "cuda" else torch.float32
+        given = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+        pipe = load_or_refuse(diffusers.MarigoldNormalsPipeline.from_pretrained, model, **given).to(where)
+    pipe.set_progress_bar_config(disable=True)
+    found = pipe(
+        image,
+        num_inference_steps=params.get("steps", _MARIGOLD_STEPS),
+        processing_resolution=params.get("resolution"),  # None: the model's own
+        generator=torch.Generator("cpu").manual_seed(params.get("seed", 0)),  # it draws noise: the same each time
+        output_type="pt",
+    )
+    normals: Tensor = found.prediction[0].float().cpu()
+    return normals.permute(1, 2, 0)
+
+
+def _class_name(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(path, "can't be read", AGAIN) from error
+
+
+def _load(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
+    """Read an estimator and what prepares pictures for it, in float32: they are small."""
+    from transformers import AutoImageProcessor
+
+    with quietly():
+        processor = load_or_refuse(AutoImageProcessor.from_pretrained, folder, local_files_only=True)
+        given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        network, info = load_or_refuse(model_class.from_pretrained, folder, output_loading_info=True, **given)
+    if missing := sorted(info["missing_keys"]):  # which transformers makes up, with a line in the log
+        raise ModelFileError(folder, f"lacks {len(missing)} tensors, {missing[0]} among them", AGAIN)
+    return processor, network.to(resolve_device(device)).eval()
+
+
+def _inputs(processor: Any, image: "Image", params: Mapping[str, Any], device: torch.device) -> Any:
+    side = params.get("resolution")
+    size = {"size": {"height": side, "width": side}} if side else {}
+    return processor(image, return_tensors="pt", **size).to(device)
+
+
+def _numpy(values: Tensor) -> NDArray[np.float64]:
+    return values.detach().cpu().double().numpy()

@@ -1,0 +1,240 @@
+"""ControlNets at inference: read, kept as long as they are needed, put beside the pipeline's own models."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    MultiControlNetModel,
+    StableDiffusionXLControlNetPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+
+from imagelab.config import MemoryPolicy
+from imagelab.controls import PlannedControl
+from imagelab.errors import ModelFileError
+from imagelab.loading import check_complete, load_or_refuse, quietly
+from imagelab.models import AGAIN, check_model, weight_files
+from imagelab.pipeline import LoadedPipeline, apply_memory_policy, use_sdpa
+from imagelab.safetensors_files import check_safetensors
+from imagelab.vram import release_memory
+
+_CLASS_NAMES = ("ControlNetModel", "ControlNetUnionModel", "ControlNetModel_Union")  # the last is of xinsir's own code
+_UNION_TENSOR = "task_embedding"  # only a union ControlNet has it, whatever its config.json calls the class
+_MUST_FIT = ("in_channels", "block_out_channels", "layers_per_block")  # else their outputs don't fit the UNet's
+_MUST_FIT_ATTENTION = "cross_attention_dim"
+
+
+class ControlSet(MultiControlNetModel):  # type: ignore[misc]  # diffusers is untyped
+    """ControlNets that act on one picture together, dedicated and union ones side by side.
+
+    `nets` holds one for each control, a union one once for each of its modes. To diffusers' pipeline it is several
+    ControlNets, whose outputs are summed. What diffusers' own classes do otherwise, and not as asked: a scale of 0, a
+    window that hasn't begun or is over too, still costs a pass, and a union ControlNet of several modes goes on acting
+    when all of them are at 0 (`ControlNetUnionModel.forward` scales what goes in, not what comes out). Here a control
+    at 0 is absent, to the bit.
+    """
+
+    def __init__(self, nets: Sequence[ControlNetModel | ControlNetUnionModel], modes: Sequence[int]) -> None:
+        super().__init__(nets)
+        self.modes = tuple(modes)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Any,
+        encoder_hidden_states: Tensor,
+        controlnet_cond: Sequence[Tensor],
+        conditioning_scale: Sequence[float],
+        **given: Any,
+    ) -> tuple[Any, Any]:
+        """Return the sums of what those that act add to the UNet's blocks; None and None when none does."""
+        acting = [index for index, scale in enumerate(conditioning_scale) if scale]
+        down: list[Tensor] | None = None
+        mid: Tensor | None = None
+        while acting:
+            together = self._together(acting)
+            acting = [index for index in acting if index not in together]
+            added_down, added_mid = self.nets[together[0]](
+                sample,
+                timestep,
+                encoder_hidden_states=encoder_hidden_states,
+                **self._conditions(together, controlnet_cond, conditioning_scale, sample),
+                **given,
+            )
+            down = added_down if down is None else [a + b for a, b in zip(down, added_down, strict=True)]
+            mid = added_mid if mid is None else mid + added_mid
+        return down, mid
+
+    def _together(self, acting: Sequence[int]) -> list[int]:
+        """Return the controls that the first one's ControlNet takes in one pass: a union one all of its modes."""
+        first = self.nets[acting[0]]
+        union = isinstance(first, ControlNetUnionModel)
+        return [index for index in acting if self.nets[index] is first] if union else [acting[0]]
+
+    def _conditions(
+        self, together: Sequence[int], maps: Sequence[Tensor], scales: Sequence[float], sample: Tensor
+    ) -> dict[str, Any]:
+        net = self.nets[together[0]]
+        if isinstance(net, ControlNetModel):
+            return {"controlnet_cond": maps[together[0]], "conditioning_scale": scales[together[0]]}
+        modes = [self.modes[index] for index in together]
+        kinds = torch.zeros(1, net.config.num_control_type, dtype=sample.dtype, device=sample.device)
+        kinds[0, modes] = 1
+        return {
+            "controlnet_cond": [maps[index] for index in together],
+            "conditioning_scale": [scales[index] for index in together],
+            "control_type": kinds.repeat(len(sample), 1),
+            "control_type_idx": modes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedNet:
+    """A ControlNet in memory, and what it was made of."""
+
+    module: ControlNetModel | ControlNetUnionModel
+    sha256: dict[str, str]  # {file: hash}
+
+
+@dataclass(kw_only=True)
+class ControlNets:
+    """Owner of the ControlNets in memory: those that the last picture needed, and `resident` in all if that is more.
+
+    What has to go goes before what has to come is read, so that both are never in memory together.
+    """
+
+    loaded: LoadedPipeline
+    resident: int
+    _nets: dict[Path, LoadedNet] = field(default_factory=dict, repr=False)  # the least recently used first
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Return where the ControlNets in memory come from, the least recently used first."""
+        return tuple(self._nets)
+
+    def fetch(self, controls: Sequence[PlannedControl]) -> list[LoadedNet]:
+        """Return the ControlNet of each control, read from its folder unless it is in memory.
+
+        Raises ModelFileError or ModelNotFoundError.
+        """
+        needed = {control.folder: control for control in controls}
+        self._make_room(set(needed))
+        for folder, control in needed.items():
+            net = self._nets.pop(folder, None) or load_controlnet(control, self.loaded)
+            self._nets[folder] = net
+        return [self._nets[control.folder] for control in controls]
+
+    def clear(self) -> None:
+        """Drop them all."""
+        self._nets.clear()
+        release_memory()
+
+    def _make_room(self, needed: set[Path]) -> None:
+        missing = len(needed - set(self._nets))
+        spare = [folder for folder in self._nets if folder not in needed]
+        surplus = len(self._nets) + missing - max(self.resident, len(needed))
+        for folder in spare[: max(0, surplus)]:
+            del self._nets[folder]
+        if surplus > 0:
+            release_memory()
+
+
+def load_controlnet(control: PlannedControl, loaded: LoadedPipeline) -> LoadedNet:
+    """Read a ControlNet in the UNet's dtype, whatever it is stored in.
+
+    Raises ModelFileError, also for one that doesn't fit the UNet; ModelNotFoundError.
+    """
+    unet = loaded.pipe.unet
+    _check_config(control.folder / "config.json")
+    dtype = str(unet.dtype).removeprefix("torch.")
+    hashes, variant = check_model(control.folder, dtype, packaged=control.packaged)
+    tensors = {name for path in weight_files(control.folder, variant) for name in check_safetensors(path)}
+    net_class = ControlNetUnionModel if _UNION_TENSOR in tensors else ControlNetModel
+    with quietly():
+        module = load_or_refuse(
+            net_class.from_pretrained,
+            control.folder,
+            dtype=unet.dtype,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    check_complete(module, control.folder, variant)
+    _check_fit(module, unet, control)
+    module.requires_grad_(requires_grad=False).eval()
+    use_sdpa(module)
+    return LoadedNet(module=module, sha256=hashes)
+
+
+def _check_config(path: Path) -> None:
+    try:
+        class_name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(path, "can't be read", AGAIN) from error
+    if class_name not in _CLASS_NAMES:
+        raise ModelFileError(path, f"is of a {class_name}, not of a ControlNet", "Use a ControlNet for SDXL")
+
+
+def _check_fit(module: Any, unet: UNet2DConditionModel, control: PlannedControl) -> None:
+    blocks = (*module.config.down_block_types, module.config.get("mid_block_type") or "")
+    attends = any("CrossAttn" in block for block in blocks)
+    for name in (*_MUST_FIT, *([_MUST_FIT_ATTENTION] if attends else [])):
+        theirs, ours = _plain(module.config[name]), _plain(unet.config[name])
+        if theirs != ours:
+            reason = f"is no ControlNet for this UNet: {name} is {theirs}, the UNet has {ours}"
+            raise ModelFileError(control.folder, reason, "Use one that was trained for the profile's base model")
+    if isinstance(module, ControlNetUnionModel) and control.mode >= module.config.num_control_type:
+        reason = f"knows {module.config.num_control_type} kinds of control; union_mode {control.mode} isn't among them"
+        raise ModelFileError(control.folder, reason, f"Correct union_mode of {control.type}, or {AGAIN.lower()}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@contextmanager
+def attached(
+    loaded: LoadedPipeline, nets: Sequence[LoadedNet], controls: Sequence[PlannedControl], memory: MemoryPolicy
+) -> Iterator[StableDiffusionXLControlNetPipeline]:
+    """Give a pipeline with ControlNets, which shares every other model with the one that is loaded.
+
+    Offloading hooks belong to one pipeline: they are put on this one, and on the loaded one again afterwards.
+    """
+    pipe = build_pipeline(loaded, ControlSet([net.module for net in nets], [control.mode for control in controls]))
+    if not loaded.offloads(memory):
+        pipe.controlnet.to(loaded.device)
+        yield pipe
+        return
+    loaded.pipe.remove_all_hooks()
+    # It runs at each step as the UNet does, so it stays on the GPU whole; besides, accelerate's hooks miss
+    # MultiheadAttention.out_proj in a union one, whose weight is used without a call of its module.
+    pipe._exclude_from_cpu_offload = ["controlnet"]  # noqa: SLF001  diffusers' own switch, otherwise of a class
+    try:
+        apply_memory_policy(pipe, memory, loaded.device)
+        yield pipe
+    finally:
+        pipe.remove_all_hooks()
+        pipe.controlnet.to("cpu")
+        apply_memory_policy(loaded.pipe, memory, loaded.device)
+
+
+def build_pipeline(loaded: LoadedPipeline, controlnet: ControlSet) -> StableDiffusionXLControlNetPipeline:
+    """Put ControlNets beside the models of a pipeline; nothing is copied or cast."""
+    base = loaded.pipe
+    # Not from_pipe, which casts the shared weights to float32: huggingface/diffusers#12754
+    pipe = StableDiffusionXLControlNetPipeline(
+        **base.components,
+        controlnet=controlnet,
+        force_zeros_for_empty_prompt=base.config.force_zeros_for_empty_prompt,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

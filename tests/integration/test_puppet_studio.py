@@ -12,7 +12,8 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from imagelab.models import file_sha256, verify_weights
 from imagelab.puppets.card import evaluation_table, section, training_table
-from imagelab.puppets.evaluate import LINES, Row, evaluate, held_out_scene
+from imagelab.puppets.evaluate import LINES, evaluate
+from imagelab.puppets.measures.studio import Row, held_out_scene
 from imagelab.puppets.render import render
 from imagelab.puppets.world import full_caption
 

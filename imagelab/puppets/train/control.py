@@ -34,7 +34,7 @@ EMPTY_PROMPT_SHARE = 0.5  # or the prompt would do the map's work
 CANNY = (100, 200)
 SILU_GAIN = 1.8  # keeps a signal between 0, where SiLU halves it, and 1, where it takes a quarter, about as large
 UNION_PLAN = Plan(steps=900, rate=2e-3, warmup=30, average=0.99, flat=0.5)
-PLAN = Plan(steps=250, rate=1e-3, warmup=20, average=0.98, flat=0.4)
+PLAN = Plan(steps=360, rate=1.5e-3, warmup=20, average=0.98, flat=0.5)
 
 
 class Guided(Latents):

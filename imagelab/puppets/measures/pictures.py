@@ -1,0 +1,90 @@
+"""VAE, prompt adherence and speed."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from imagelab import GenerationRequest
+from imagelab.puppets.measures.studio import WEIGHTS, Row, Studio, held_out_scene
+from imagelab.puppets.oracle import Oracle, labels_of
+from imagelab.puppets.render import render
+from imagelab.puppets.world import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from imagelab.puppets.world import Scene
+
+
+def measure_vae(studio: Studio) -> list[Row]:
+    """Measure how much of a render survives encoding and decoding."""
+    vae = studio.generator.pipeline.vae
+    errors = []
+    count = studio.count(128)
+    for k in range(count):
+        x = torch.from_numpy(render(held_out_scene(k)).image).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            latents = vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode()
+            y = vae.decode(latents).sample.float().cpu().clamp(-1, 1)
+        errors.append(((x - y) / 2).pow(2).mean().item())
+    psnr = float(np.mean(-10 * np.log10(errors)))
+    return [Row("VAE reconstruction, PSNR in dB", psnr, 28.0, pictures=count)]
+
+
+def load_oracle() -> Oracle:
+    """Return the shipped judge of attributes, ready to look."""
+    oracle = Oracle()
+    oracle.load_state_dict(load_file(WEIGHTS / "evaluation" / "oracle.safetensors"))
+    return oracle.eval()
+
+
+def _judge(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """Return the oracle's (N, attributes) opinion."""
+    oracle = load_oracle()
+    with torch.no_grad():
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.stack([logits.argmax(1) for logits in oracle(x)], 1).numpy()
+
+
+def _accuracy(scenes: Sequence[Scene], images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    wanted, found = np.array([labels_of(s) for s in scenes]), _judge(images)
+    return {
+        name: float((found[:, k] == wanted[:, k])[wanted[:, k] >= 0].mean()) for k, name in enumerate(ATTRIBUTES)
+    }  # fmt: skip
+
+
+def measure_prompts(studio: Studio) -> list[Row]:
+    """Measure whether pictures show what their prompts say, and how good the judge is on renders."""
+    scenes = [held_out_scene(10_000 + k) for k in range(studio.count(512))]
+    own = _accuracy(scenes, [render(s).image for s in scenes])
+    drawn = _accuracy([s for s, _ in studio.generated], [np.asarray(i) for _, i in studio.generated])
+    n = len(studio.generated)
+    return [
+        Row("oracle on renders, mean accuracy", float(np.mean(list(own.values()))), 0.98, pictures=len(scenes)),
+        *(Row(f"oracle on renders, {k}", v, pictures=len(scenes)) for k, v in own.items()),
+        Row("prompt adherence, mean", float(np.mean(list(drawn.values()))), 0.90, pictures=n),
+        *(Row(f"prompt adherence, {k}", v, 0.80, pictures=n) for k, v in drawn.items()),
+    ]
+
+
+def measure_speed(studio: Studio) -> list[Row]:
+    """Time one picture on one core: the median of five, after one to warm up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = []
+    try:
+        for k in range(6):
+            began = time.perf_counter()
+            studio.generator.generate(GenerationRequest(character="luca", quality_preset="standard", seed=k))
+            seconds.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    median = float(np.median(seconds[1:]))
+    return [Row("one 128 x 128 picture, standard, one core, seconds", median, 1.5, smaller_is_better=True, pictures=5)]

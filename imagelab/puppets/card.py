@@ -37,7 +37,7 @@ def section(card: str, name: str) -> str:
 
 def write_card(weights: Path, report: Mapping[str, Any]) -> None:
     """Write `evaluation.json` and put the tables between the model card's marks."""
-    (weights / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (weights / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     path = weights / "MODEL_CARD.md"
     card = path.read_text(encoding="utf-8")
     story = json.loads((weights / "training.json").read_text(encoding="utf-8"))

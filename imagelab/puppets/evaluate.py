@@ -75,6 +75,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.lines) - set(LINES):
         parser.error(f"unknown line {', '.join(sorted(unknown))}; known: {', '.join(LINES)}")
+    if arguments.write and (arguments.lines or arguments.share != 1):
+        parser.error("--write wants the whole table: no lines, no share")
     rows = evaluate(arguments.lines or tuple(LINES), arguments.share)
     report = as_report(rows, arguments.share)
     if arguments.write:

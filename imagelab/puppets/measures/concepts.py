@@ -82,7 +82,7 @@ def _pose(pose: str) -> Judge:
 
 
 def _closeness(points: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
-    seen = points[7:11, 2] >= SURE
+    seen = (points[7:11, 2] >= SURE) & (points[5:7, 2] >= SURE).all()
     away = np.linalg.norm(_arms(points) - wanted, axis=1)
     return -float(away[seen].mean()) if seen.any() else float("nan")
 
@@ -132,5 +132,6 @@ def measure_concepts(studio: Studio) -> list[Row]:
             drawn = [np.asarray(studio.draw(r)) for r in tqdm(requests, desc=f"draw {name}", mininterval=5)]
             scores[with_lora] = judge(drawn)
         effect = effect_size(scores[True], scores[False])
-        rows.append(Row(f"LoRA {name}, effect size d", effect, EFFECT_BAR, pictures=2 * len(requests)))
+        judged = sum(int(np.isfinite(values).sum()) for values in scores.values())  # arms may be out of sight
+        rows.append(Row(f"LoRA {name}, effect size d", effect, EFFECT_BAR, pictures=judged))
     return rows

@@ -1,6 +1,7 @@
 """Train the annotators: transformers' own pose, depth and segmentation models, at puppet size.
 
-They see a picture of any shape squeezed to 128 x 128 (pose: padded to a square first), as their processors do it.
+They see a picture of any shape squeezed to 128 x 128, as their processors do it. The one for poses sees it padded to a
+square; its processor adds a margin of an eighth on each side to that, which costs it little.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, DDPMScheduler
 from torch import nn
 
-from imagelab.control_maps import PUPPET, canny_map, depth_map, draw_pose, normal_map, seg_map
+from imagelab.puppets.maps import true_map
 from imagelab.puppets.train.base import NOISE, Latents, denoising_loss
 from imagelab.puppets.train.dataset import BUCKETS, Split, render_bucket
 from imagelab.puppets.train.loop import Plan, train
@@ -31,7 +31,6 @@ MODES = {"pose": 0, "depth": 1, "canny": 3, "normal": 4, "seg": 5}  # xinsir's o
 UNION_TYPES = 6
 TWO_AT_ONCE = 0.25  # of the union's batches follow two maps
 EMPTY_PROMPT_SHARE = 0.5  # or the prompt would do the map's work
-CANNY = (100, 200)
 SILU_GAIN = 1.8  # keeps a signal between 0, where SiLU halves it, and 1, where it takes a quarter, about as large
 UNION_PLAN = Plan(steps=900, rate=2e-3, warmup=30, average=0.99, flat=0.5)
 PLAN = Plan(steps=360, rate=1.5e-3, warmup=20, average=0.98, flat=0.5)
@@ -53,15 +52,10 @@ class Guided(Latents):
 
     def _map(self, kind: str, k: int) -> NDArray[np.uint8]:
         truth = self.truth
-        height, width = truth.depth.shape[1:]
-        draw: dict[str, Callable[[], NDArray[np.uint8]]] = {
-            "pose": lambda: draw_pose([truth.keypoints[k]], width, height),
-            "canny": lambda: canny_map(self.images[k], *CANNY),
-            "depth": lambda: depth_map(truth.depth[k]),
-            "seg": lambda: seg_map(truth.parts[k], PUPPET),
-            "normal": lambda: normal_map(truth.normals[k] / 127),
-        }
-        return draw[kind]()
+        return true_map(
+            kind, image=self.images[k], depth=truth.depth[k], normals=truth.normals[k] / 127, parts=truth.parts[k],
+            keypoints=truth.keypoints[k],
+        )  # fmt: skip
 
 
 def _shape(unet: UNet2DConditionModel) -> dict[str, Any]:

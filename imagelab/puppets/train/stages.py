@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +23,16 @@ from imagelab.puppets.train.recogniser import train_recogniser
 from imagelab.puppets.train.vae import polish_decoder, train_vae
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a name to write under; what is there afterwards gets the name that says that it is finished."""
+    part = path.with_name(f"{path.name}.part")
+    yield part
+    part.rename(path)
 
 
 def _data(work: Path, _: Path | None) -> None:
@@ -76,15 +85,17 @@ def _loras(work: Path, _: Path | None) -> None:
     for name in CONCEPTS:
         path = work / "out" / "loras" / f"{name}.safetensors"
         if not path.exists():
-            save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, path)
+            with _whole(path) as part:
+                save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, part)
 
 
 def _annotators(work: Path, _: Path | None) -> None:
     for task in TASKS:
         folder = work / "out" / "annotators" / task
         if not folder.exists():
-            train_annotator(task, work).to(torch.float16).save_pretrained(folder)
-            annotator_processor(task).save_pretrained(folder)
+            with _whole(folder) as part:
+                train_annotator(task, work).to(torch.float16).save_pretrained(part)
+                annotator_processor(task).save_pretrained(part)
 
 
 def _controlnets(work: Path, _: Path | None) -> None:
@@ -93,7 +104,8 @@ def _controlnets(work: Path, _: Path | None) -> None:
     folder = work / "out" / "controlnets"
     for kind in MODES:
         if not (folder / kind).exists():
-            save_controlnet(train_controlnet(pipe, kind, union, work), folder / kind)
+            with _whole(folder / kind) as part:
+                save_controlnet(train_controlnet(pipe, kind, union, work), part)
     save_controlnet(union, folder / "union")
 
 

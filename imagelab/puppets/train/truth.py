@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
+from imagelab.puppets.maps import keypoints_inside
 from imagelab.puppets.train.dataset import BUCKETS, draw_example
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from imagelab.puppets.render import Render
 
 PICTURES = {"square": 5000, "portrait": 900, "landscape": 900}  # the first of each bucket
 
@@ -34,16 +34,6 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.depth)
-
-
-def keypoints_inside(drawn: Render) -> NDArray[np.float32]:
-    """Return the first figure's (17, 3) x, y and whether the picture holds the point; zeros without a figure."""
-    if not drawn.figures:
-        return np.zeros((17, 3), np.float32)
-    points = drawn.figures[0].keypoints
-    height, width = drawn.depth.shape
-    inside = ((points >= 0) & (points < np.array([width, height]))).all(axis=1, keepdims=True)
-    return np.concatenate([points, inside], 1).astype(np.float32)
 
 
 def _truth_of(seed: int, *, width: int, height: int) -> tuple[NDArray[np.generic], ...]:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK = "#222222"
-_MUTED = "#767676"
+INK = "#222222"
+MUTED = "#767676"
 _LEGEND_COLUMNS = 4
 
 _STYLE: Any = {
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -40,15 +40,16 @@ _STYLE: Any = {
     "font.size": 9,
     "legend.frameon": False,
     "savefig.bbox": "tight",
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _MUTED,
-    "ytick.labelcolor": _INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
 }
 
 
-def _style() -> AbstractContextManager[None]:
+def figure_style() -> AbstractContextManager[None]:
+    """Return the block within which figures have the style of all of them."""
     return mpl.rc_context(_STYLE)
 
 
@@ -58,7 +59,7 @@ def contact_sheet(
     *,
     title: str = "",
     columns: int = 5,
-    colour: str = _INK,
+    colour: str = INK,
     if_empty: str = "no pictures",
 ) -> Figure:
     """Lay pictures out in rows, a caption under each; `colour` is that of the captions.
@@ -68,12 +69,17 @@ def contact_sheet(
     if type(columns) is not int or columns < 1:
         raise InvalidValueError("columns", columns, "a whole number, 1 or more")
     if not images:
-        return _say(if_empty, title)
+        return say(if_empty, title)
     rows = math.ceil(len(images) / columns)
     height = 1.55 * max(image.height / image.width for image in images)
-    with _style():
+    lines = max([2, *(caption.count("\n") + 1 for caption in captions)])
+    with figure_style():
         figure, axes = plt.subplots(
-            rows, columns, figsize=(1.6 * columns, (height + 0.32) * rows + 0.3), squeeze=False, layout="constrained"
+            rows,
+            columns,
+            figsize=(1.6 * columns, (height + 0.16 * lines) * rows + 0.3),
+            squeeze=False,
+            layout="constrained",
         )
         for axis in axes.flat:
             axis.axis("off")
@@ -93,7 +99,7 @@ def contact_sheet(
             )
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return _closed(figure)
+    return closed(figure)
 
 
 def similarity_histogram(
@@ -109,13 +115,13 @@ def similarity_histogram(
     `groups` maps a label to its scores; NaN and None don't count, and the legend says how many are left.
     """
     if not groups:
-        return _say("no scores", title)
+        return say("no scores", title)
     scores = {label: _finite(values) for label, values in groups.items()}
     legend_rows = math.ceil(len(scores) / _LEGEND_COLUMNS)
     bins = _bins(np.concatenate([*scores.values(), [] if threshold is None else [threshold]]), bin_width)
-    with _style():
+    with figure_style():
         figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-        for (label, values), colour in zip(scores.items(), _colours(len(scores)), strict=True):
+        for (label, values), colour in zip(scores.items(), colours(len(scores)), strict=True):
             name = f"{label} (n = {len(values)})"
             if not len(values):
                 axis.plot([], [], color=colour, linewidth=6, alpha=0.4, label=name)
@@ -131,22 +137,22 @@ def similarity_histogram(
         axis.legend(
             loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=min(len(scores), _LEGEND_COLUMNS), handlelength=1.2
         )
-    return _closed(figure)
+    return closed(figure)
 
 
 def similarity_matrix(matrix: ArrayLike, labels: Sequence[str], *, title: str = "") -> Figure:
     """Show the similarity of each to each, the numbers written into the cells."""
     values = np.asarray(matrix, dtype=np.float64)
     if not values.size:
-        return _say("nothing to compare", title)
+        return say("nothing to compare", title)
     side = 0.62 * len(labels) + 1.6
-    with _style():
+    with figure_style():
         figure, axis = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
         lowest = min(0.0, float(values.min()))
         image = axis.imshow(values, cmap="cividis", vmin=lowest, vmax=1)
         dark = lowest + 0.55 * (1 - lowest)
         for (row, column), value in np.ndenumerate(values):
-            ink = "white" if value < dark else _INK
+            ink = "white" if value < dark else INK
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
         axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(labels)), labels)
@@ -154,16 +160,16 @@ def similarity_matrix(matrix: ArrayLike, labels: Sequence[str], *, title: str = 
         axis.spines[:].set_visible(False)
         axis.set_title(title)
         figure.colorbar(image, ax=axis, shrink=0.8, label="cosine similarity").outline.set_visible(False)
-    return _closed(figure)
+    return closed(figure)
 
 
 def loss_curves(stories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw one small panel a training: its loss over its steps, on a logarithmic scale."""
     if not stories:
-        return _say("no trainings", "")
+        return say("no trainings", "")
     columns = 4
     rows = math.ceil(len(stories) / columns)
-    with _style():
+    with figure_style():
         figure, axes = plt.subplots(rows, columns, figsize=(9, 1.9 * rows), squeeze=False, layout="constrained")
         for axis in axes.flat[len(stories) :]:
             axis.axis("off")
@@ -171,10 +177,10 @@ def loss_curves(stories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
             axis.plot(story["step"], story["loss"], color=COLOURS[0], linewidth=1.2)
             axis.set(yscale="log", title=name)
             axis.set_xlabel(f"steps, {story['seconds'][-1] / 60:.0f} min in all")
-    return _closed(figure)
+    return closed(figure)
 
 
-def _colours(count: int) -> Sequence[str]:
+def colours(count: int) -> Sequence[str]:
     """Return COLOURS, or, where they don't suffice, steps of viridis, which is as safe."""
     if count <= len(COLOURS):
         return COLOURS[:count]
@@ -182,7 +188,7 @@ def _colours(count: int) -> Sequence[str]:
 
 
 def _draw_threshold(axis: Axes, threshold: float) -> None:
-    axis.axvline(threshold, color=_INK, linewidth=1.1, linestyle=(0, (4, 3)))
+    axis.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
     axis.annotate(
         f"threshold {threshold:.2f}",
         (threshold, 1),
@@ -206,15 +212,17 @@ def _finite(values: Sequence[float]) -> np.ndarray:
     return array[np.isfinite(array)]
 
 
-def _say(text: str, title: str) -> Figure:
-    with _style():
+def say(text: str, title: str) -> Figure:
+    """Return a figure that says why there is nothing to see."""
+    with figure_style():
         figure, axis = plt.subplots(figsize=(6.4, 0.8), layout="constrained")
         axis.axis("off")
-        axis.text(0, 0.5, text, va="center", color=_MUTED)
+        axis.text(0, 0.5, text, va="center", color=MUTED)
         axis.set_title(title)
-    return _closed(figure)
+    return closed(figure)
 
 
-def _closed(figure: Figure) -> Figure:
+def closed(figure: Figure) -> Figure:
+    """Return the figure, to be shown once."""
     plt.close(figure)  # out of pyplot's list: else the inline backend shows it a second time
     return figure

@@ -233,11 +233,11 @@ def describe(identity: Identity) -> str:
 
 def full_caption(scene: Scene) -> str:
     """Say everything that words can say about a scene's first figure, in canonical words and order."""
-    place = PLACES[scene.place][0]
+    place = {**PLACES, **LORA_PLACES}[scene.place][0]
     if not scene.figures:
         return f"empty scene, no character, {place}"
     f = scene.figures[0]
-    pose = POSES[f.pose][0]
+    pose = {**POSES, **LORA_POSES}[f.pose][0]
     return f"{OPENERS[0]}, {describe(f.identity)}, {f.shirt} shirt, {EXPRESSIONS[f.expression][0]}, {pose} {place}"
 
 

@@ -15,6 +15,8 @@ from imagelab.notebooks.refresh import keep_summary
 SMALL = {
     "00_environment": {},
     "10_generate_character": {"device": "cpu", "presets": ["draft"], "seed": 7},
+    "11_compose_loras": {"device": "cpu", "loras": ["portorosso_town"], "weights": [0.0, 1.0]},
+    "12_guide_with_controlnet": {"device": "cpu", "controls": ["pose", "canny"], "scales": [1.0]},
     "20_build_references": {"device": "cpu", "character": "alberto"},
     "21_analyse_consistency": {"device": "cpu", "num_images": 2},
     "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
@@ -72,6 +74,23 @@ def test_pictures_carry_their_records(run):
     record = read_record(picture)
 
     assert (record.character, record.quality_preset, record.seed) == ("luca", "draft", 7)
+
+
+def test_lora_at_weight_zero_changes_nothing_and_at_one_it_does(run):
+    metrics = read_scraps(run("11_compose_loras").notebook)["metrics"]
+
+    assert metrics["weight"] == [0, 1]
+    assert metrics["change"][0] == 0 < metrics["change"][1]
+
+
+def test_control_at_scale_zero_is_no_control_and_every_scale_has_its_score(run):
+    metrics = read_scraps(run("12_guide_with_controlnet").notebook)["metrics"]
+    pictures = run("12_guide_with_controlnet").pictures
+
+    assert metrics["scales"] == [0, 1]
+    assert {kind: len(scores) for kind, scores in metrics["scores"].items()} == {"pose": 2, "canny": 2}
+    assert (pictures / "pose/0.png").read_bytes() != (pictures / "pose/1.png").read_bytes()
+    assert read_record(pictures / "pose/1.png").controls[0].type == "pose"
 
 
 def test_every_picture_of_both_batches_is_accounted_for(run):

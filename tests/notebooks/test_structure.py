@@ -52,6 +52,8 @@ def test_the_notebooks_of_the_main_job_are_there():
     names = {
         "00_environment",
         "10_generate_character",
+        "11_compose_loras",
+        "12_guide_with_controlnet",
         "20_build_references",
         "21_analyse_consistency",
         "22_filter_batches",

@@ -96,9 +96,11 @@ JUDGES: dict[str, Callable[[Studio], Judge]] = {
     "running": lambda _: _pose("sprinting"),
     "dynamic": lambda _: _pose("leaping"),
 }
-# what the prompts of a LoRA say in any case, so that the LoRA alone makes the difference
+# What the prompts of a LoRA say in any case, as its captions did: then the LoRA alone makes the difference, and no word
+# contradicts it.
 SAID: dict[str, dict[str, Any]] = {
-    "portorosso_town": {"place": "town"}, "beach": {"place": "beach"}, "running": {"pose": "running"}
+    "portorosso_town": {"place": "town"}, "beach": {"place": "beach"}, "running": {"pose": "running"},
+    "dynamic": {"pose": "leaping"},
 }  # fmt: skip
 
 

@@ -110,17 +110,29 @@ def doctor(
 @lora_app.command("inspect")
 def inspect_file(
     file: Annotated[Path, typer.Argument(help="A .safetensors file.")],
-    profile: Annotated[str | None, typer.Option(help="Compare it with the base model of this profile.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile whose base model it is compared with, by default the default profile.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each module included.")] = False,
 ) -> None:
     """Tell what a LoRA file is, which base it is for, what it changes, and what is wrong with it."""
+    from imagelab.composition import registered_words
     from imagelab.config import load_configs
+    from imagelab.errors import ModelNotFoundError, ProfileError
     from imagelab.lora import inspect_lora, profile_base
 
     configs = load_configs()
-    base = profile_base(configs.profile(profile)) if profile else None
-    report = inspect_lora(file, base=base, registered=configs.lora_registry.trigger_words_of(file.name))
+    base = None
+    try:
+        base = profile_base(configs.profile(profile))
+    except (ModelNotFoundError, ProfileError) as error:
+        if profile is not None:
+            raise
+        typer.echo(f"not compared with the default profile's base: {error}", err=True)
+    report = inspect_lora(file, base=base, registered=registered_words(configs, file))
     typer.echo(report.to_json(indent=2) if json else report.to_text())
+    if report.faults:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -1,20 +1,22 @@
 """Which LoRAs a request comes to: the character's own, additional ones, combinations, and tags of the prompt."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from imagelab.checks import check_number
 from imagelab.config import Character, Combination, Configs, Lora, LoraChoice, Profile, pick
 from imagelab.config.blocks import block_weights
-from imagelab.errors import InvalidValueError
-from imagelab.models import file_sha256, resolve_lora
+from imagelab.errors import InvalidValueError, ModelNotFoundError, UnknownNameError
+from imagelab.models import file_sha256, resolve_lora, resolve_source
 from imagelab.results import GenerationRequest, LoraRecord, LoraUse
 
-_WEIGHT = ("weight", -2.0, 2.0)
-_TEXT_WEIGHT = ("text_encoder_weight", -2.0, 2.0)
-_TEXT_2_WEIGHT = ("text_encoder_2_weight", -2.0, 2.0)
+_WEIGHTS = ("weight", "text_encoder_weight", "text_encoder_2_weight")
+_LARGEST_WEIGHT = 2.0
+_BOUNDS = dict.fromkeys(_WEIGHTS, (-_LARGEST_WEIGHT, _LARGEST_WEIGHT)) | {"start": (0.0, 1.0), "stop": (0.0, 1.0)}
+_FIELDS = tuple(item.name for item in fields(LoraUse))
+_EXAMPLE = '[{"name": "luca", "weight": 0.7}]'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +28,51 @@ class PlannedLora:
 
 
 def lora_uses(loras: Iterable[LoraUse | Mapping[str, Any]]) -> tuple[LoraUse, ...]:
-    """Accept `{"name": ..., "weight": ...}` for LoraUse; raises InvalidValueError for anything else."""
-    if isinstance(loras, str | Mapping):
-        raise InvalidValueError("additional_loras", loras, 'a list like [{"name": "luca", "weight": 0.7}]')
-    return tuple(use if isinstance(use, LoraUse) else LoraUse.from_dict(use) for use in loras)
+    """Accept `{"name": ..., "weight": ...}` for LoraUse, each of them checked.
+
+    Raises InvalidValueError or UnknownNameError for anything else.
+    """
+    if isinstance(loras, str | Mapping) or not isinstance(loras, Iterable):
+        raise InvalidValueError("additional_loras", loras, f"a list like {_EXAMPLE}")
+    return tuple(lora_use(use, place=f"additional_loras[{index}]") for index, use in enumerate(loras))
+
+
+def lora_use(use: object, *, place: str) -> LoraUse:
+    """Make a LoraUse of a mapping and check its numbers; `place` says in an error where it stands.
+
+    What names stand for is looked up later. Raises InvalidValueError, UnknownNameError.
+    """
+    given = asdict(use) if isinstance(use, LoraUse) else use
+    if not isinstance(given, Mapping) or "name" not in given:
+        raise InvalidValueError(place, use, f"a mapping with a name, as in {_EXAMPLE}")
+    if unknown := sorted(str(key) for key in given if key not in _FIELDS):
+        raise UnknownNameError(f"field of {place}", unknown[0], _FIELDS)
+    numbers = {
+        key: check_number(given[key], f"{place}.{key}", *bounds)
+        for key, bounds in _BOUNDS.items()
+        if given.get(key) is not None
+    }
+    return LoraUse(**{**given, **numbers})
+
+
+def registered_words(configs: Configs, file: Path) -> tuple[str, ...]:
+    """Return the trigger words of the registry rows whose file this is, for whatever profile."""
+    rows = (lora for lora in configs.lora_registry.loras.values() if _is_of(configs, lora, file))
+    return tuple(word for lora in rows for word in lora.trigger_words)
+
+
+def _is_of(configs: Configs, lora: Lora, file: Path) -> bool:
+    """Say whether a file is where a row has one, or has a hash that the row names; a name alone says nothing."""
+    if not file.is_file():
+        return False
+    for profile, name in lora.files.items():
+        try:
+            folder = resolve_source(configs.profile(profile).loras)
+        except ModelNotFoundError:
+            continue
+        if (folder / name).resolve() == file.resolve():
+            return True
+    return any(lora.sha256.values()) and file_sha256(file) in lora.sha256.values()
 
 
 def compose_loras(configs: Configs, profile: Profile, request: GenerationRequest) -> tuple[PlannedLora, ...]:
@@ -79,13 +122,16 @@ def _members(configs: Configs, use: LoraUse) -> tuple[LoraUse, ...]:
     named: dict[str, Lora | Combination] = {**configs.lora_registry.loras, **configs.lora_registry.combinations}
     if isinstance(pick("LoRA", named, use.name), Lora):
         return (use,)
-    factors = _weights(use, 1.0)
+    factors = _weights(use, 1.0, f"combination {use.name}")
     return tuple(_scaled(configs, _chosen(choice), use, factors) for choice in configs.combination(use.name).loras)
 
 
 def _scaled(configs: Configs, member: LoraUse, given: LoraUse, factors: tuple[float, float, float]) -> LoraUse:
-    own = _weights(member, configs.lora(member.name).default_weight)
-    weight, text, text_2 = (factor * value for factor, value in zip(factors, own, strict=True))
+    whose = f"LoRA {member.name} in combination {given.name}"
+    own = _weights(member, configs.lora(member.name).default_weight, whose)
+    weight, text, text_2 = (
+        _weight(factor * value, name, whose) for name, factor, value in zip(_WEIGHTS, factors, own, strict=True)
+    )
     blocks = member.blocks
     if given.blocks is not None:
         pairs = zip(block_weights(given.blocks), _blocks(configs, member), strict=True)
@@ -101,12 +147,18 @@ def _scaled(configs: Configs, member: LoraUse, given: LoraUse, factors: tuple[fl
     )
 
 
-def _weights(use: LoraUse, default: float) -> tuple[float, float, float]:
-    """Return the weights of the UNet and of both text encoders."""
-    weight = check_number(default if use.weight is None else use.weight, *_WEIGHT)
-    text = weight if use.text_encoder_weight is None else check_number(use.text_encoder_weight, *_TEXT_WEIGHT)
-    text_2 = text if use.text_encoder_2_weight is None else check_number(use.text_encoder_2_weight, *_TEXT_2_WEIGHT)
-    return weight, text, text_2
+def _weights(use: LoraUse, default: float, whose: str) -> tuple[float, float, float]:
+    """Return the weights of the UNet and of both text encoders; `whose` they are is for an error."""
+    unet, text, text_2 = (getattr(use, name) for name in _WEIGHTS)
+    unet = default if unet is None else unet
+    text = unet if text is None else text
+    text_2 = text if text_2 is None else text_2
+    unet, text, text_2 = (_weight(*named, whose) for named in zip((unet, text, text_2), _WEIGHTS, strict=True))
+    return unet, text, text_2
+
+
+def _weight(value: object, name: str, whose: str) -> float:
+    return check_number(value, f"{name} of {whose}", -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
 
 
 def _blocks(configs: Configs, use: LoraUse) -> tuple[float, ...]:
@@ -117,10 +169,10 @@ def _blocks(configs: Configs, use: LoraUse) -> tuple[float, ...]:
 
 def _resolved(configs: Configs, use: LoraUse) -> LoraRecord:
     """Return the record of a LoRA, without its file's hash."""
-    weight, text, text_2 = _weights(use, configs.lora(use.name).default_weight)
+    weight, text, text_2 = _weights(use, configs.lora(use.name).default_weight, f"LoRA {use.name}")
     blocks = _blocks(configs, use)
-    start = 0.0 if use.start is None else check_number(use.start, "start", 0.0, 1.0)
-    stop = 1.0 if use.stop is None else check_number(use.stop, "stop", 0.0, 1.0)
+    start = 0.0 if use.start is None else check_number(use.start, f"start of LoRA {use.name}", 0.0, 1.0)
+    stop = 1.0 if use.stop is None else check_number(use.stop, f"stop of LoRA {use.name}", 0.0, 1.0)
     if start > stop:
         raise InvalidValueError(f"start of LoRA {use.name}", start, f"at most its stop, {stop:g}")
     return LoraRecord(

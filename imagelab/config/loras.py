@@ -65,8 +65,3 @@ class LoraRegistry(Config):
 
     loras: Table[Lora]
     combinations: Table[Combination] = Field(default_factory=dict)
-
-    def trigger_words_of(self, file: str) -> tuple[str, ...]:
-        """Return the trigger words of the rows that name a file, for whatever profile."""
-        rows = (lora for lora in self.loras.values() if file in lora.files.values())
-        return tuple(word for lora in rows for word in lora.trigger_words)

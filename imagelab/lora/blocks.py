@@ -14,7 +14,7 @@ from imagelab.results import LoraRecord
 
 _LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(?:(?:resnets|attentions)\.(\d+)|(?:down|up)samplers\.\d+)\.")
 _RESAMPLER = 2  # its place in a level
-_ELSEWHERE = {"conv_in": "IN00", "conv_norm_out": "OUT08", "conv_out": "OUT08"}
+_ELSEWHERE = {"conv_in": "IN00", "conv_out": "OUT08"}
 
 
 def block_of(slot: Slot) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from imagelab.config.blocks import BLOCKS
+from imagelab.errors import UnknownNameError
 from imagelab.lora.blocks import block_of, strength
 from imagelab.lora.layers import COMPONENTS, LoraLayer, Slot, find_weight
 from imagelab.lora.read import read_lora
@@ -33,19 +34,32 @@ class LoraComparison:
     products: Mapping[str, Tensor]  # {block: (n, n) inner products of the LoRAs' updates, float64}
 
     def effect(self, name: str, block: str = ALL) -> float:
-        """Return the norm of a LoRA's update relative to that of the base weights; 0 where it changes nothing."""
-        index = self.names.index(name)
-        return sqrt(self.products[block][index, index].item()) / self.base_norms[block]
+        """Return the norm of a LoRA's update relative to that of the base weights; 0 where it changes nothing.
+
+        Raises UnknownNameError.
+        """
+        index = self._index(name)
+        return sqrt(self._products(block)[index, index].item()) / self.base_norms[block]
 
     def interference(self, one: str, other: str, block: str = ALL) -> float:
         """Return the cosine between two LoRAs' updates: 1 one way, 0 out of each other's way, -1 against each other.
 
-        NaN where one of them changes nothing.
+        NaN where one of them changes nothing. Raises UnknownNameError.
         """
-        first, second = self.names.index(one), self.names.index(other)
-        products = self.products[block]
+        first, second = self._index(one), self._index(other)
+        products = self._products(block)
         norms = sqrt(products[first, first].item()) * sqrt(products[second, second].item())
         return products[first, second].item() / norms if norms else nan
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            raise UnknownNameError("LoRA of the comparison", name, self.names)
+        return self.names.index(name)
+
+    def _products(self, block: str) -> Tensor:
+        if block not in self.products:
+            raise UnknownNameError("block of the base model", block, tuple(self.products))
+        return self.products[block]
 
     def effects(self) -> "pd.DataFrame":
         """Return a table of relative effects: a row per block, a column per LoRA."""
@@ -73,7 +87,7 @@ def compare_loras(pipe: "StableDiffusionXLPipeline", loras: Sequence[tuple[Path,
     """
     layers: defaultdict[Slot, dict[int, tuple[LoraLayer, float]]] = defaultdict(dict)
     for index, (path, record) in enumerate(loras):
-        for layer in read_lora(path, pipe):
+        for layer in read_lora(path, pipe, record.sha256):
             layers[layer.slot][index] = (layer, strength(record, layer.slot))
     squares: defaultdict[str, float] = defaultdict(float)
     products = {block: torch.zeros(len(loras), len(loras), dtype=torch.float64) for block in (*BLOCKS, ALL)}

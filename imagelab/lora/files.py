@@ -1,41 +1,51 @@
 """LoRA files that were read lately, so that going back to one doesn't read it again."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagelab.lora.layers import LoraLayer
-from imagelab.lora.read import read_lora
+from imagelab.lora.read import check_unchanged, fit_lora, read_lora
+from imagelab.lora.stored import open_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
-_KEPT_BYTES = 2**30  # of files; an SDXL LoRA has 20 to 900 MB
+_KEPT_BYTES = 2**30  # of files that aren't in use; an SDXL LoRA has 20 to 900 MB
 
 Version = tuple[Path, int, int]  # the file as it was: (path, mtime in ns, size)
 
 
 @dataclass(kw_only=True)
 class LoraFiles:
-    """Reads LoRAs for one pipeline and keeps the last ones, up to 1 GiB of files, as long as a file doesn't change."""
+    """Reads LoRAs for one pipeline and keeps them as long as a file doesn't change, and 1 GiB of those out of use."""
 
     pipe: "StableDiffusionXLPipeline"
-    _kept: OrderedDict[Version, tuple[LoraLayer, ...]] = field(default_factory=OrderedDict, repr=False)
+    _kept: OrderedDict[Version, tuple[str, tuple[LoraLayer, ...]]] = field(default_factory=OrderedDict, repr=False)
 
-    def read(self, path: Path) -> tuple[LoraLayer, ...]:
+    def read(self, path: Path, sha256: str = "") -> tuple[LoraLayer, ...]:
         """Return a LoRA's layers; raises what `read_lora` raises."""
         version = _version(path)
         if version is None:
             return read_lora(path, self.pipe)  # which says what is wrong
         if version not in self._kept:
             self._forget(version[0])
-            self._kept[version] = read_lora(path, self.pipe)
+            lora = open_lora(path)
+            check_unchanged(path, lora.sha256, sha256)
+            self._kept[version] = lora.sha256, fit_lora(lora, self.pipe)
         self._kept.move_to_end(version)
-        layers = self._kept[version]
-        while sum(size for _, _, size in self._kept) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
+        digest, layers = self._kept[version]
+        check_unchanged(path, digest, sha256)
         return layers
+
+    def forget_all_but(self, in_use: Iterable[Path]) -> None:
+        """Drop what was read longest ago, until all that isn't in use is within the bound."""
+        used = {path.resolve() for path in in_use}
+        idle = [version for version in self._kept if version[0] not in used]
+        while sum(size for _, _, size in idle) > _KEPT_BYTES:
+            del self._kept[idle.pop(0)]
 
     def holds(self, path: Path) -> bool:
         """Say whether a file can be had without reading it."""

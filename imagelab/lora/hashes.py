@@ -31,7 +31,7 @@ class LoraHashes(Record):
     autov2: str  # its first 10 digits: A1111's model hash, civitai's AutoV2
     autov3: str  # of the tensors alone, 12 digits: A1111's `Lora hashes`
     model_hash: str  # the same, all 64: kohya's sshs_model_hash
-    legacy_hash: str  # kohya's sshs_legacy_hash
+    legacy_hash: str | None  # kohya's sshs_legacy_hash; null where that hashes a part of the header
     stored: tuple[StoredHash, ...]
 
 
@@ -62,19 +62,28 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def _legacy_hash(stream: BinaryIO, header: Mapping[str, Any], payload_begin: int) -> str:
-    """Hash 64 KiB at 1 MiB of the file as kohya first wrote it: with none but its own `ss_*` facts in the header."""
+def _legacy_hash(stream: BinaryIO, header: Mapping[str, Any], payload_begin: int) -> str | None:
+    """Hash 64 KiB at 1 MiB of the file as kohya first wrote it: with none but its own `ss_*` facts in the header.
+
+    A header that reaches as far can't be had back: its facts were written in any order.
+    """
     metadata = {key: value for key, value in (header.get("__metadata__") or {}).items() if key.startswith("ss_")}
     plain = {"__metadata__": metadata} | {key: value for key, value in header.items() if key != "__metadata__"}
     header_bytes = len(json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode())
     begin = 8 + -(-header_bytes // 8) * 8  # safetensors fills the header up to eight bytes
-    stream.seek(payload_begin + max(_LEGACY_BEGIN - begin, 0))
+    if begin > _LEGACY_BEGIN:
+        return None
+    stream.seek(payload_begin + _LEGACY_BEGIN - begin)
     return hashlib.sha256(stream.read(_LEGACY_BYTES)).hexdigest()[:8]
 
 
-def _stored(metadata: Mapping[str, Any], actual: Mapping[str, str]) -> tuple[StoredHash, ...]:
+def _stored(metadata: Mapping[str, Any], actual: Mapping[str, str | None]) -> tuple[StoredHash, ...]:
     stored = [
-        StoredHash(name=name, stored=str(metadata[name]), is_true=str(metadata[name]).lower() == value)
+        StoredHash(
+            name=name,
+            stored=str(metadata[name]),
+            is_true=None if value is None else str(metadata[name]).lower() == value,
+        )
         for name, value in actual.items()
         if name in metadata
     ]

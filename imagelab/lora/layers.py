@@ -28,7 +28,8 @@ class LoraLayer:
         """Return what a LoRA of this strength adds to the pristine `weight`: float32, of its shape, on its device.
 
         For a DoRA that is `m · (W + s·BA) / ‖W + s·BA‖ − W`, the strength in `s`, as diffusers and peft have it
-        (arXiv 2402.09353); so it isn't linear in the strength. At strength 0 it is zero, which theirs isn't.
+        (arXiv 2402.09353); so it isn't linear in the strength. At strength 0 it is zero, which theirs isn't. A row of
+        zeros has no direction, so it gets no length.
         """
         if not strength:
             return torch.zeros_like(weight, dtype=torch.float32)
@@ -37,16 +38,28 @@ class LoraLayer:
             return update
         magnitude, pristine = (tensor.detach().to(weight.device, torch.float32) for tensor in (self.magnitude, weight))
         summed = pristine + update
-        across = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
-        lengths: Tensor = torch.linalg.vector_norm(summed, dim=across, keepdim=True)
-        return magnitude * summed / lengths - pristine
+        lengths = _lengths(summed, magnitude)
+        return torch.where(lengths > 0, magnitude * summed / lengths, summed) - pristine
 
     def changes(self, weight: Tensor) -> bool:
-        """Say whether the layer does anything to a weight."""
+        """Say whether the layer, at strength 1, does anything to a weight that rounding to its dtype leaves."""
+        pristine = weight.detach().float()
         if self.magnitude is None:
-            return self.scale != 0 and self.factors.norm() != 0
-        # an untrained DoRA has the weight's own lengths, rounded to the file's dtype
-        return bool(self.delta(weight).abs().max() > 1e-3 * weight.float().abs().max())
+            return not torch.equal((pristine + self.delta(pristine)).to(weight.dtype), weight)
+        if self.scale and self.factors.to(weight.device).product().any():
+            return True
+        # an untrained DoRA has the weight's own lengths, rounded to the file's dtype and summed in whatever order
+        magnitude = self.magnitude.to(weight.device, torch.float32)
+        lengths = _lengths(pristine, magnitude)
+        smallest = 4 * max(torch.finfo(kind).eps for kind in (self.magnitude.dtype, weight.dtype))
+        return bool(((magnitude - lengths).abs() > smallest * lengths).any())
+
+
+def _lengths(matrix: Tensor, magnitude: Tensor) -> Tensor:
+    """Return the lengths of the rows, or of the columns, that a DoRA has lengths for."""
+    across = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+    lengths: Tensor = torch.linalg.vector_norm(matrix, dim=across, keepdim=True)
+    return lengths
 
 
 def find_weight(pipe: "StableDiffusionXLPipeline", slot: Slot) -> torch.nn.Parameter | None:

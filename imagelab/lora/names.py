@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from imagelab.lora.layers import Slot
 
-# how a key ends: what the tensor is; longest first
+# how a key ends: what the tensor is; no key ends in two of these ways
 _ENDINGS = {
     f"{ending}.weight": part
     for ending, part in {
@@ -32,9 +32,19 @@ _ENDINGS |= {f".hada_{part}": f"hada.{part}" for part in ("w1_a", "w1_b", "w2_a"
 _ENDINGS |= {f".lokr_{part}": f"lokr.{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")}
 
 PEFT_ALONE = "base_model.model."  # what peft's own save_pretrained puts before the names of a single model
+_COMFYUI = "diffusion_model."  # what its LoraSave node puts before Stability's names
 _CLIP = "text_model."
 _KOHYA = {"unet": ("lora_unet", "lycoris"), "text_encoder": ("lora_te1", "lora_te"), "text_encoder_2": ("lora_te2",)}
 _OLD_ATTENTION = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+_COMPONENTS = (
+    ("text_encoder_2", r"lora_te2_|text_encoder_2\."),
+    ("text_encoder", r"lora_te1?_|text_encoder\."),
+    ("unet", r"lora_unet_|lycoris_|unet\.|diffusion_model\.(input|middle|output)_block"),
+    (
+        "unet",
+        r"(base_model\.model\.)?((down_blocks|mid_block|up_blocks|time_embedding|add_embedding)\.|conv_(in|out)$)",
+    ),
+)
 _SD_BLOCKS = re.compile(r"lora_unet_(input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_2)")
 _INSIDE_RESNET = {
     "conv1": "in_layers.2",
@@ -58,6 +68,12 @@ def split_key(key: str) -> tuple[str, str] | None:
     return (key.removesuffix(ending), _ENDINGS[ending]) if ending else None
 
 
+def guess_slot(name: str) -> Slot:
+    """Return the component, or "unknown", and the module that a name looks like, where no base says it for sure."""
+    component = next((component for component, pattern in _COMPONENTS if re.match(pattern, name)), "unknown")
+    return component, name.removeprefix(f"{component}.").removeprefix(PEFT_ALONE)
+
+
 def name_schemes(keys: Iterable[str]) -> tuple[str, ...]:
     """Say whose names a file uses, sorted."""
     schemes = {_scheme_of(*split, key) for key in keys if (split := split_key(key))}
@@ -72,11 +88,13 @@ def are_mixed(schemes: Iterable[str]) -> bool:
 
 
 def _scheme_of(stem: str, part: str, key: str) -> str:
-    if "." not in stem:
+    if stem.startswith(("lora_", "lycoris_")) and "." not in stem:
         named = "kohya, SD block names" if _SD_BLOCKS.match(stem) else "kohya, diffusers block names"
         return "kohya" if stem.startswith("lora_te") else named
     if stem.startswith(PEFT_ALONE):
         return "peft, one model"
+    if stem.startswith(_COMFYUI):
+        return "ComfyUI"
     if part in ("alpha", "dora_scale"):
         return ""
     return "diffusers" if key.endswith((".down.weight", ".up.weight")) else "peft"
@@ -105,6 +123,7 @@ def _spell(slot: Slot, depth: int) -> Iterator[str]:
         yield PEFT_ALONE + name
         if sd_name := sd_block_name(name, depth):
             yield f"lora_unet_{sd_name.replace('.', '_')}"
+            yield _COMFYUI + sd_name
 
 
 def _spell_unet(name: str) -> Iterator[str]:

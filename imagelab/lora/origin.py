@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from imagelab.lora.stored import StoredLora, StoredModule
 from imagelab.results import Record
 
+_OWN_BLOCKS = r"(input|middle|output)_block|(time|label)_emb|out\."  # of the UNets of Stable Diffusion, SDXL's too
 _BY_KEY: tuple[tuple[str, str], ...] = (
     (r"(^|[._])single_(transformer_)?blocks[._]", "Flux"),
     (r"(^|[._])double_blocks[._]", "Flux"),
     (r"(^|[._])joint_blocks[._]|add_[qkv]_proj|lora_te3|text_encoder_3", "SD 3"),
-    (r"^(lora_)?(transformer|diffusion_model)[._]", "a transformer model, such as Flux or SD 3"),
+    (
+        rf"^(lora_)?(transformer|diffusion_model)[._](?!{_OWN_BLOCKS})",
+        "a transformer model, such as Flux or SD 3",
+    ),
+)
+_OLD_SD = "SD 1.x or SD 2.x"
+_BY_TEXT_ENCODER: tuple[tuple[str, str], ...] = (
+    (r"^(lora_te2_|text_encoder_2\.)", "SDXL"),
+    (r"^lora_te_", _OLD_SD),  # kohya numbers the text encoders where there are two
 )
 _BY_CONTEXT = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}  # channels of the text
 _BY_VERSION = {"sdxl": "SDXL", "sd_v1": "SD 1.x", "sd_v2": "SD 2.x", "sd3": "SD 3", "flux": "Flux"}
@@ -41,8 +50,9 @@ class Origin(Record):
 
 
 def find_origin(lora: StoredLora) -> Origin:
-    """Tell which base a LoRA is for; keys outweigh shapes, and shapes outweigh what the metadata says."""
-    by_key = _by_key(lora)
+    """Tell which base a LoRA is for; keys outweigh shapes, shapes the text encoders' names, and those the metadata."""
+    by_key = _by_key(lora, _BY_KEY)
+    by_text = _by_key(lora, _BY_TEXT_ENCODER)
     width = _context_width(lora)
     by_shape = _BY_CONTEXT.get(width or 0)
     says, where = _by_metadata(lora.metadata)
@@ -52,15 +62,20 @@ def find_origin(lora: StoredLora) -> Origin:
     if width:
         whose = by_shape or "no model that is known"
         evidence.append(f"cross-attention reads {width} channels, as that of {whose}")
+    if by_text:
+        evidence.append(f"its text encoders are named as {by_text[0]}'s: {by_text[1]}")
     if says:
         evidence.append(f"{where} says {says}")
-    base = by_key[0] if by_key else by_shape or ("unknown" if width else says or "unknown")
+    told = by_text[0] if by_text else says or "unknown"
+    if told == _OLD_SD and says in ("SD 1.x", "SD 2.x"):
+        told = says
+    base = by_key[0] if by_key else by_shape or ("unknown" if width else told)
     return Origin(base=base, evidence=tuple(evidence), context_width=width, says=says)
 
 
-def _by_key(lora: StoredLora) -> tuple[str, str] | None:
+def _by_key(lora: StoredLora, table: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
     keys = [*(key for module in lora.modules for key in module.keys), *lora.others]
-    for pattern, base in _BY_KEY:
+    for pattern, base in table:
         if key := next((key for key in keys if re.search(pattern, key)), None):
             return base, key
     return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imagelab.errors import GenerationError
-from imagelab.lora.blocks import strength
+from imagelab.lora.blocks import block_of, strength
 from imagelab.lora.files import LoraFiles
 from imagelab.lora.layers import LoraLayer, Slot, find_weight
 from imagelab.results import LoraRecord
@@ -112,13 +112,19 @@ class LoraPatcher:
             self._terms, self.applied = {}, ()
             raise
 
-    def _collect(self, loras: Iterable[tuple[Path, LoraRecord]]) -> dict[Slot, list[Term]]:
+    def _collect(self, loras: Collection[tuple[Path, LoraRecord]]) -> dict[Slot, list[Term]]:
         """Return what acts on each weight; where that is nothing, the weight isn't touched."""
         terms: dict[Slot, list[Term]] = {}
-        for path, record in loras:
-            for layer in self._files.read(path):
-                if weight := strength(record, layer.slot):
+        try:
+            for path, record in loras:
+                layers = self._files.read(path, record.sha256)
+                acting = [(layer, weight) for layer in layers if (weight := strength(record, layer.slot))]
+                if not acting:
+                    raise _idle(record, layers)
+                for layer, weight in acting:
                     terms.setdefault(layer.slot, []).append((record, weight, layer))
+        finally:
+            self._files.forget_all_but([path for path, _ in loras])
         return terms
 
     def _restore(self, slots: Iterable[Slot]) -> None:
@@ -138,8 +144,7 @@ class LoraPatcher:
                     total += layer.delta(pristine, weight)
             rewritten = total.to(parameter.dtype)
             if not rewritten.isfinite().all():
-                reason = f"the LoRAs make {'.'.join(slot)} overflow {parameter.dtype}"
-                raise GenerationError(reason, "Lower their weights")
+                raise _spoilt(slot, rewritten, pristine)
             # In place: the address stays, so compiled code and CUDA graphs stay valid.
             parameter.data.copy_(rewritten)
 
@@ -147,3 +152,20 @@ class LoraPatcher:
         parameter = find_weight(self.pipe, slot)
         assert parameter is not None  # noqa: S101  read_lora fitted it
         return parameter
+
+
+def _idle(record: LoraRecord, layers: Iterable[LoraLayer]) -> GenerationError:
+    """Say why a LoRA acts on nothing that its file is for."""
+    touched = sorted({f"{layer.slot[0]} {block_of(layer.slot)}" for layer in layers})
+    reason = f"LoRA {record.name} acts on nothing: it changes only {', '.join(touched)}, where its weights are 0"
+    return GenerationError(reason, "Give it a weight there, or leave it out")
+
+
+def _spoilt(slot: Slot, rewritten: Tensor, pristine: Tensor) -> GenerationError:
+    """Say what is wrong with a weight that isn't finite."""
+    name = ".".join(slot)
+    if not pristine.isfinite().all():
+        return GenerationError(f"{name} of the base model holds NaN or infinity", "Fetch the base model again")
+    if rewritten.isinf().any():
+        return GenerationError(f"the LoRAs make {name} overflow {rewritten.dtype}", "Lower their weights")
+    return GenerationError(f"the LoRAs make {name} NaN", "Leave out one after the other to find the one that does")

@@ -45,18 +45,18 @@ class LoraReport(Record):
     matched_keys: int | None  # None: no base was given to compare with
     unmatched_keys: tuple[str, ...] | None
     faults: tuple[str, ...]  # why it would be refused; empty if it wouldn't, as far as one can tell
+    fixes: tuple[str, ...]  # what to do about each
     hashes: LoraHashes
     trigger_words: tuple[TriggerWord, ...]
     training: Mapping[str, str]  # ss_* and modelspec.* facts
 
     @property
-    def block_norms(self) -> dict[str, float]:
-        """Return {block: norm of the update}, of the blocks whose every norm is known."""
+    def block_norms(self) -> dict[str, float | None]:
+        """Return {block: norm of the update}; None where that isn't known of every module, as with a DoRA."""
         squares: dict[str, list[float | None]] = {}
         for module in self.modules:
             squares.setdefault(f"{module.component}.{module.block}", []).append(module.norm)
-        known = {block: [n for n in norms if n is not None] for block, norms in squares.items() if None not in norms}
-        return {block: math.hypot(*norms) for block, norms in sorted(known.items())}
+        return {block: _joint(norms) for block, norms in sorted(squares.items())}
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per module."""
@@ -79,10 +79,16 @@ class LoraReport(Record):
         rows = [f"{name:<9}{text}" for name, text in lines.items()]
         rows += [f"{'':<9}{text}" for text in told]
         rows += [f"trigger  {_trigger_line(word)}" for word in self.trigger_words]
-        rows += [f"norm     {block}: {norm:.4g}" for block, norm in self.block_norms.items()]
+        unknown = f"unknown{' (DoRA)' if any('DoRA' in kind for kind in self.kinds) else ''}"
+        norms = self.block_norms.items()
+        rows += [f"norm     {block}: {unknown if norm is None else format(norm, '.4g')}" for block, norm in norms]
         rows += [f"training {key}: {value[:100]}" for key, value in self.training.items() if len(value) <= 200]
-        rows += [f"fault    it {fault}" for fault in self.faults] or ["fault    none found"]
-        return "\n".join(rows)
+        rows += [f"fault    it {fault}. {fix}" for fault, fix in zip(self.faults, self.fixes, strict=True)]
+        if self.matched_keys is None:
+            rows.append("fault    not compared with a base")
+        elif not self.faults:
+            rows.append("fault    none found")
+        return "\n".join(map(_printable, rows))
 
     def _modules_line(self) -> str:
         counts = Counter(module.component for module in self.modules)
@@ -93,6 +99,16 @@ class LoraReport(Record):
 
 
 _TRUTH = {True: "is true", False: "is false: the file was changed after it was hashed", None: "can't be checked"}
+
+
+def _joint(norms: list[float | None]) -> float | None:
+    known = [norm for norm in norms if norm is not None]
+    return math.hypot(*known) if len(known) == len(norms) else None
+
+
+def _printable(text: str) -> str:
+    """Escape what a file could make a terminal do."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _trigger_line(word: TriggerWord) -> str:

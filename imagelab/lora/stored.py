@@ -1,6 +1,9 @@
 """A LoRA file as it is: its tensors, module by module, under the file's own names. No base model is needed."""
 
+import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from imagelab.errors import ModelFileError
 from imagelab.lora.factors import Factors, build_factors
+from imagelab.lora.layers import Slot
 from imagelab.lora.names import PEFT_ALONE, name_schemes, split_key
 from imagelab.lora.peft_config import PeftConfig, read_peft_configs
 from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors
@@ -63,7 +67,29 @@ class StoredLora:
     schemes: tuple[str, ...]  # whose names it uses
     metadata: Mapping[str, str]
     peft: Mapping[str, PeftConfig]  # {component: peft's configuration}
+    sha256: str  # of the bytes that all this was read from
     peft_fault: str | None = None  # why that can't be read
+
+    def scale(self, module: StoredModule, slot: Slot) -> float:
+        """Return alpha / rank of a module: by the file's alpha, else by peft's configuration, else 1.
+
+        Raises ValueError, which says what is wrong, for an alpha that is no finite number.
+        """
+        rank, scale = module.factors().rank, 1.0
+        if module.alpha is not None:
+            if module.alpha.numel() != 1:
+                raise ValueError(f"has an alpha of {module.alpha.numel()} numbers in {module.name}")
+            alpha = float(module.alpha)
+            is_idle = not rank and math.isfinite(alpha)  # LyCORIS ignores the alpha of a LoKr of whole matrices
+            scale = 1.0 if is_idle else alpha / (rank or 1)
+        elif slot[0] in self.peft:
+            try:
+                scale = self.peft[slot[0]].scale(slot[1], rank)
+            except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, re.error) as error:
+                raise ValueError(f"carries a LoraConfig that says nothing sensible about alpha: {error}") from error
+        if not math.isfinite(scale):
+            raise ValueError(f"has NaN or infinity for alpha in {module.name}")
+        return scale
 
 
 def open_lora(path: Path) -> StoredLora:
@@ -76,13 +102,15 @@ def open_lora(path: Path) -> StoredLora:
         raise ModelFileError(path, reason, "Convert it to safetensors")
     header = check_safetensors(path)
     try:
-        tensors = load(path.read_bytes())  # load_file maps the file, and what is kept would change with it
+        content = path.read_bytes()  # load_file maps the file, and what is kept would change with it
+        tensors = load(content)
     except (SafetensorError, KeyError, OSError) as error:  # KeyError: a dtype that torch lacks
         raise ModelFileError(path, f"can't be read: {' '.join(str(error).split())[:200]}", FETCH_AGAIN) from error
-    return _sort_out(path, tensors, _text_only(header.get("__metadata__")))
+    digest = hashlib.sha256(content).hexdigest()
+    return _sort_out(path, digest, tensors, _text_only(header.get("__metadata__")))
 
 
-def _sort_out(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredLora:
+def _sort_out(path: Path, sha256: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredLora:
     modules: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for key in sorted(tensors):
@@ -107,6 +135,7 @@ def _sort_out(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         schemes=name_schemes(tensors),
         metadata=metadata,
         peft=peft,
+        sha256=sha256,
         peft_fault=fault,
     )
 

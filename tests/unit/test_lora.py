@@ -29,7 +29,7 @@ def patcher(pipe):
 
 def record(name="a", weight=1.0, text_encoder_weight=None):
     text = weight if text_encoder_weight is None else text_encoder_weight
-    return LoraRecord(name=name, weight=weight, text_encoder_weight=text, sha256="0" * 64)
+    return LoraRecord(name=name, weight=weight, text_encoder_weight=text, sha256="")
 
 
 def weights(pipe):

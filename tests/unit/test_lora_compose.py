@@ -10,7 +10,7 @@ import pytest
 import torch
 from handmade_lora import LAYERS, kohya_tensors, peft_tensors, random_pairs, write
 
-from imagelab import ImageLabError, ModelFileError
+from imagelab import GenerationError, ImageLabError, ModelFileError, UnknownNameError
 from imagelab.config.blocks import BLOCKS, PRESETS, block_weights
 from imagelab.encoding import encode_prompt
 from imagelab.loading import load_pipeline
@@ -83,7 +83,7 @@ def paint(loaded, configs):
 
 def record(name="a", weight=1.0, text=None, **given):
     return LoraRecord(
-        name=name, weight=weight, text_encoder_weight=weight if text is None else text, sha256="0" * 64, **given
+        name=name, weight=weight, text_encoder_weight=weight if text is None else text, sha256="", **given
     )
 
 
@@ -153,9 +153,10 @@ def test_a_block_of_weight_zero_is_the_base_to_the_bit_convolutions_included(pip
         assert changed(before, weights(pipe)) == inside
 
 
-def test_a_lora_that_changes_no_block_copies_no_weight(pipe, patcher, files):
+def test_a_lora_that_changes_no_block_is_refused_and_copies_no_weight(pipe, patcher, files):
     before = weights(pipe)
-    patcher.apply([(files[0]["a"], record(blocks=PRESETS["NONE"]))])
+    with pytest.raises(GenerationError, match="LoRA a acts on nothing"):
+        patcher.apply([(files[0]["a"], record(blocks=PRESETS["NONE"]))])
     assert same(before, weights(pipe))
     assert not patcher._pristine
 
@@ -264,11 +265,14 @@ def test_a_file_that_has_changed_is_read_again(pipe, patcher, files, tmp_path):
     assert len(patcher._files._kept) == 1, "the older version is forgotten"
 
 
-def test_of_the_files_that_were_read_the_latest_are_kept(patcher, files, monkeypatch):
-    monkeypatch.setattr("imagelab.lora.files._KEPT_BYTES", sum(files[0][name].stat().st_size for name in "bc"))
+def test_of_the_files_out_of_use_the_latest_are_kept_and_none_in_use_is_dropped(patcher, files, monkeypatch):
+    monkeypatch.setattr("imagelab.lora.files._KEPT_BYTES", files[0]["c"].stat().st_size)
     for name in "abcb":
         patcher.apply([(files[0][name], record(name))])
     assert [path.stem for path, _, _ in patcher._files._kept] == ["c", "b"]
+    monkeypatch.setattr("imagelab.lora.files._KEPT_BYTES", 0)
+    patcher.apply([(files[0][name], record(name)) for name in "abc"])
+    assert [path.stem for path, _, _ in patcher._files._kept] == ["a", "b", "c"]
 
 
 # --- and nothing stays behind
@@ -414,6 +418,10 @@ def test_interference_is_the_cosine_between_the_updates(pipe, files, tmp_path):
     assert comparison.interference("a", "b", "IN04") == pytest.approx(cosine, abs=1e-6)
     table = comparison.interferences()
     assert list(table.columns)[:2] == ["a × b", "a × against"]
+    with pytest.raises(UnknownNameError, match="did you mean 'elsewhere'"):
+        comparison.effect("elsewere")
+    with pytest.raises(UnknownNameError, match="block of the base model 'IN99'"):
+        comparison.interference("a", "b", "IN99")
     assert table.loc["IN04", "a × b"] == comparison.interference("a", "b", "IN04")
 
 

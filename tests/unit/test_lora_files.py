@@ -13,13 +13,14 @@ from foreign_lora import CONV, GOOD, QUERY, STRENGTH, lycoris_dora, metadata_of
 from handmade_lora import LAYERS, kohya_tensors, peft_tensors, random_pairs, write
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from imagelab import CharacterGenerator, ModelFileError
-from imagelab.lora import LoraPatcher, read_lora
+from imagelab import CharacterGenerator, GenerationError, ModelFileError
+from imagelab.lora import LoraPatcher, inspect_lora, pipeline_base, read_lora
 from imagelab.lora.names import sd_block_name
 from imagelab.results import LoraRecord
 
 COMPONENTS = tuple(LAYERS)
 STEM = "lora_unet_mid_block_attentions_0_proj_in"
+OBLONG = "down_blocks.0.resnets.0.time_emb_proj"
 WIDE = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
@@ -69,7 +70,7 @@ def is_pristine(pipe, pristine):
 
 
 def record(weight=STRENGTH):
-    return LoraRecord(name="a", weight=weight, text_encoder_weight=weight, sha256="0" * 64)
+    return LoraRecord(name="a", weight=weight, text_encoder_weight=weight, sha256="")
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -222,6 +223,14 @@ def disjoint(tensors):
             tensor[:, :2] = 0
 
 
+def lengths_lie(pipe, path, part, module, shape_of):
+    """A DoRA whose lengths are as many as the weight has rows or columns, in another shape than those have."""
+    tensors = kohya_tensors(random_pairs(pipe, layers={"unet": (module,)}))
+    stem = f"lora_unet_{module.replace('.', '_')}"
+    shape = pipe.unet.get_submodule(module).weight.shape
+    write(path, tensors | {f"{stem}.{part}": ONE(shape_of(shape))})
+
+
 def twice(pipe, path):
     tensors = peft_tensors(random_pairs(pipe, layers={"unet": (QUERY,)}))
     again = {key.replace("attn1.to_q", "attn1.processor.to_q"): tensor.clone() for key, tensor in tensors.items()}
@@ -323,6 +332,26 @@ BAD = {
     "an embedding": (raw(("emb_params", (2, 8))), "an embedding"),
     "a bare model": (raw(("conv_in.weight", (4, 4))), "fit nothing"),
     "half of the lengths": (changed(lambda t: t | {f"{STEM}.dora_scale": ONE(160, 1)}), "1 of its"),
+    "peft's lengths of columns": (
+        lambda pipe, path: lengths_lie(pipe, path, "lora_magnitude_vector", OBLONG, lambda shape: (1, shape[1])),
+        "another base model",
+    ),
+    "LyCORIS's lengths of rows, lying": (
+        lambda pipe, path: lengths_lie(pipe, path, "dora_scale", OBLONG, lambda shape: (1, shape[0])),
+        "another base model",
+    ),
+    "an alpha of peft's that is no number": (
+        changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": "x", "unet.r": 4})),
+        "nothing sensible about alpha",
+    ),
+    "an infinite alpha of peft's": (
+        changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": float("inf"), "unet.r": 4})),
+        "NaN or infinity for alpha",
+    ),
+    "an update that rounding swallows": (
+        changed(lambda t: {k: v * 1e-6 for k, v in t.items()}, peft_tensors),
+        "lost in rounding",
+    ),
     "too many lengths": (kohya(dora_scale=ONE(161, 1)), "another base model"),
     "a DoRA without lengths": (
         changed(lambda _: None, peft_tensors, metadata_of({"unet.use_dora": True, "unet.lora_alpha": 4})),
@@ -367,6 +396,9 @@ BAD = {
 }
 
 
+NEEDS_WEIGHTS = {"an untrained DoRA", "an update that rounding swallows"}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_with_the_reason_and_leaves_no_trace(pipe, pristine, patcher, tmp_path, name):
     path = tmp_path / "lora.safetensors"
@@ -377,6 +409,61 @@ def test_a_bad_file_is_refused_with_the_reason_and_leaves_no_trace(pipe, pristin
     assert reason in str(refusal.value)
     assert str(path) in str(refusal.value)
     assert refusal.value.fix
+    assert is_pristine(pipe, pristine)
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if name not in NEEDS_WEIGHTS])
+def test_inspecting_names_the_reason_that_reading_gives(pipe, tmp_path, name):
+    path = tmp_path / "lora.safetensors"
+    put, reason = BAD[name]
+    put(pipe, path)
+    try:
+        report = inspect_lora(str(path), base=pipeline_base(pipe))
+    except ModelFileError as error:  # nothing in it can be read
+        said = str(error)
+    else:
+        said = report.faults[0]
+        assert len(report.fixes) == len(report.faults)
+    assert reason in said
+
+
+def test_a_dora_row_without_a_length_stays_as_it_is(pipe, tmp_path):
+    path = tmp_path / "a.safetensors"
+    lycoris_dora(by_rows=True)(pipe, path)
+    layer = next(layer for layer in read_lora(path, pipe) if layer.slot == ("unet", QUERY))
+    weight = pipe.unet.get_submodule(QUERY).weight.detach().clone()
+    update = layer.factors.product() * layer.scale
+    weight[0] = -update[0]
+    added = layer.delta(weight)
+    assert added.isfinite().all()
+    assert torch.equal((weight + added)[0], torch.zeros_like(weight[0]))
+
+
+def test_of_an_untrained_dora_a_length_that_moved_changes_something(pipe, tmp_path):
+    path = tmp_path / "a.safetensors"
+    pairs = random_pairs(pipe, layers={"unet": (QUERY,)})
+    tensors = {key: tensor * ("lora_B" not in key) for key, tensor in peft_tensors(pairs).items()}
+    lengths = pipe.unet.get_submodule(QUERY).weight.detach().norm(dim=1)
+    lengths[0] *= 1.0005
+    write(path, tensors | {f"unet.{QUERY}.lora_magnitude_vector": lengths})
+    assert len(read_lora(path, pipe)) == 1
+
+
+def test_a_lora_that_acts_on_nothing_is_refused_by_name(pipe, pristine, patcher, tmp_path):
+    path = tmp_path / "a.safetensors"
+    kohya()(pipe, path)
+    idle = LoraRecord(name="luca", weight=0.0, text_encoder_weight=1.0, sha256="")
+    with pytest.raises(GenerationError, match="LoRA luca acts on nothing: it changes only unet MID"):
+        patcher.apply([(path, idle)])
+    assert is_pristine(pipe, pristine)
+
+
+def test_a_file_that_is_not_the_one_that_was_planned_is_refused(pipe, pristine, patcher, tmp_path):
+    path = tmp_path / "a.safetensors"
+    kohya()(pipe, path)
+    other = LoraRecord(name="luca", weight=1.0, text_encoder_weight=1.0, sha256="1" * 64)
+    with pytest.raises(ModelFileError, match="was changed while it was in use"):
+        patcher.apply([(path, other)])
     assert is_pristine(pipe, pristine)
 
 

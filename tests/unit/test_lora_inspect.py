@@ -84,7 +84,9 @@ def test_the_base_is_told_by_shapes_against_what_the_metadata_and_the_name_say(t
         ("lora_unet_joint_blocks_0_x.lora_down.weight", {}, "SD 3"),
         ("lora_te1_text_model_x.lora_down.weight", {"modelspec.architecture": "stable-diffusion-v1/lora"}, "SD 1.x"),
         ("lora_te_text_model_x.lora_down.weight", {"ss_v2": "True"}, "SD 2.x"),
-        ("lora_te_text_model_x.lora_down.weight", {}, "unknown"),
+        ("lora_te_text_model_x.lora_down.weight", {}, "SD 1.x or SD 2.x"),
+        ("lora_te2_text_model_x.lora_down.weight", {}, "SDXL"),
+        ("diffusion_model.input_blocks.4.1.proj_in.lora_down.weight", {}, "unknown"),
     ],
 )
 def test_a_file_for_any_base_is_inspected_rather_than_refused(tmp_path, key, metadata, name):
@@ -93,6 +95,22 @@ def test_a_file_for_any_base_is_inspected_rather_than_refused(tmp_path, key, met
     assert report.origin.base == name
     assert any("lacks up" in fault for fault in report.faults)
     report.to_json()
+
+
+def test_without_a_base_what_is_no_lora_is_a_fault_all_the_same(tmp_path):
+    alone = inspect_lora(write(tmp_path / "a.safetensors", {"conv_in.weight": torch.ones(2, 2)}))
+    beside = inspect_lora(write(tmp_path / "b.safetensors", two_modules() | {"surprise": torch.ones(2)}))
+
+    assert "has no LoRA tensors at all" in alone.faults[0]
+    assert "1 keys that no LoRA has: surprise" in beside.faults[0]
+    assert "not compared with a base" in beside.to_text()
+
+
+def test_what_a_file_says_can_not_steer_the_terminal(tmp_path):
+    report = inspect_lora(write(tmp_path / "a.safetensors", two_modules(), {"ss_title": "\x1b[2Jboo\nfault"}))
+
+    assert "\x1b" not in report.to_text()
+    assert "boo\\nfault" in report.to_text()
 
 
 def test_every_fault_is_listed_at_once(tmp_path, base):
@@ -133,6 +151,23 @@ def test_hashes_are_those_that_kohya_and_a1111_compute(tmp_path):
     assert (hashes.model_hash, hashes.autov3) == (stored["sshs_model_hash"], stored["sshs_model_hash"][:12])
     assert hashes.legacy_hash == legacy
     assert {known.name: known.is_true for known in hashes.stored} == dict.fromkeys(stored, True)
+
+
+def test_a_legacy_hash_over_a_long_header_can_not_be_checked(tmp_path):
+    facts = {"ss_tag_frequency": "x" * 2**20, "sshs_legacy_hash": "12345678"}
+    hashes = inspect_lora(write(tmp_path / "a.safetensors", two_modules(), facts)).hashes
+
+    assert hashes.legacy_hash is None
+    assert [known.is_true for known in hashes.stored] == [None]
+
+
+def test_the_norm_of_a_dora_is_unknown(tmp_path):
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {key: tensor for key, tensor in two_modules().items() if key.startswith(stem)}
+    report = inspect_lora(write(tmp_path / "a.safetensors", tensors | {f"{stem}.dora_scale": torch.ones(160, 1)}))
+
+    assert report.block_norms == {"unet.mid_block": None}
+    assert "mid_block: unknown (DoRA)" in report.to_text()
 
 
 def test_a_stored_hash_that_is_false_is_called_so(tmp_path):
@@ -219,7 +254,8 @@ def test_the_command_line_prints_json_of_a_file_for_another_base(monkeypatch, ca
         cli.main()
     report = json.loads(capsys.readouterr().out)
 
-    assert left.value.code == 0
+    assert left.value.code == cli.FAILED
+    assert report["fixes"]
     assert report["origin"]["base"] == "SD 1.x"
     assert len(report["modules"]) == 2
 

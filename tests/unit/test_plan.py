@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from imagelab.composition import lora_uses
 from imagelab.config import Combination, LoraChoice
 from imagelab.config.blocks import block_weights
 from imagelab.errors import InvalidValueError, UnknownNameError
@@ -171,6 +172,29 @@ def test_the_registrys_block_weights_are_a_default(plan_with, configs):
     loras = {"luca": configs.lora("luca").model_copy(update={"default_blocks": block_weights("OUTS")})}
     assert records(plan_with(LoraUse(name="luca"), loras=loras))["luca"].blocks == block_weights("OUTS")
     assert records(plan_with(LoraUse(name="luca", blocks="ALL"), loras=loras))["luca"].blocks is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "additional_loras must be a list like"),
+        ([{"name": "luca"}, {"name": "alberto", "weight": 7}], r"additional_loras\[1\].weight must be a number"),
+        ([{"name": "luca", "wieght": 1}], r"unknown field of additional_loras\[0\] 'wieght'; did you mean 'weight'"),
+        ([{"weight": 1}], r"additional_loras\[0\] must be a mapping with a name"),
+    ],
+)
+def test_what_is_no_lora_is_refused_with_its_place(given, says):
+    with pytest.raises((InvalidValueError, UnknownNameError), match=says):
+        lora_uses(given)
+
+
+def test_numpys_weights_are_weights():
+    assert lora_uses([{"name": "luca", "weight": np.float32(0.5)}]) == (LoraUse(name="luca", weight=0.5),)
+
+
+def test_a_weight_that_is_too_large_within_a_combination_says_whose_it_is(plan_with):
+    with pytest.raises(InvalidValueError, match=r"weight of LoRA luca in combination both must be .*, got 3"):
+        plan_with(LoraUse(name="both", weight=2), choices=(LoraChoice(name="luca", weight=1.5),))
 
 
 # --- tags

@@ -6,9 +6,10 @@ and nothing of them lies beside SDXL while it draws.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from imagelab.errors import ModelFileError
 from imagelab.loading import load_or_refuse, quietly
-from imagelab.models import AGAIN
-from imagelab.pipeline import resolve_device
+from imagelab.models import AGAIN, choose_weights
+from imagelab.pipeline import resolve_device, within_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,8 +28,22 @@ _PERSON = "person"
 _PERSON_THRESHOLD = 0.5
 _MARIGOLD = "MarigoldNormalsPipeline"
 _MARIGOLD_STEPS = 4  # prs-eth's recommendation for v1-1
+_OUT_OF_MEMORY = "Make the map on the CPU (device='cpu'), lower the preprocessor's resolution, or give a ready map"
+GivenT = ParamSpec("GivenT")
+ResultT = TypeVar("ResultT")
 
 
+def _in_memory(estimate: Callable[GivenT, ResultT]) -> Callable[GivenT, ResultT]:
+    """Make GenerationError of a GPU whose memory an estimator doesn't fit in."""
+
+    @wraps(estimate)
+    def estimate_or_refuse(*args: GivenT.args, **kwargs: GivenT.kwargs) -> ResultT:
+        return within_memory(partial(estimate, *args, **kwargs), _OUT_OF_MEMORY)
+
+    return estimate_or_refuse
+
+
+@_in_memory
 @torch.no_grad()
 def estimate_people(
     model: Path, detector: Path | None, image: "Image", params: Mapping[str, Any], device: str
@@ -74,6 +89,7 @@ def find_people(detector: Path, image: "Image", params: Mapping[str, Any], devic
     ]
 
 
+@_in_memory
 @torch.no_grad()
 def estimate_depth(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> NDArray[np.float64]:
     """Return the depth (h, w) of each pixel, near = large, in the model's own unit; raises ModelFileError."""
@@ -85,6 +101,7 @@ def estimate_depth(model: Path, image: "Image", params: Mapping[str, Any], devic
     return _numpy(found["predicted_depth"])
 
 
+@_in_memory
 @torch.no_grad()
 def estimate_labels(
     model: Path, image: "Image", params: Mapping[str, Any], device: str
@@ -98,6 +115,7 @@ def estimate_labels(
     return labels.cpu().numpy().astype(np.int64), int(network.config.num_labels)
 
 
+@_in_memory
 @torch.no_grad()
 def estimate_normals(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> NDArray[np.float64]:
     """Return the unit normal (h, w, 3) of each pixel: x right (left with `flip_x`), y up, z to the camera.
@@ -163,6 +181,7 @@ def _load(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
     with quietly():
         processor = load_or_refuse(AutoImageProcessor.from_pretrained, folder, local_files_only=True)
         given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        given["variant"] = choose_weights(folder, "float32")
         network, info = load_or_refuse(model_class.from_pretrained, folder, output_loading_info=True, **given)
     if missing := sorted(info["missing_keys"]):  # which transformers makes up, with a line in the log
         raise ModelFileError(folder, f"lacks {len(missing)} tensors, {missing[0]} among them", AGAIN)

@@ -159,6 +159,8 @@ class CharacterGenerator:
         if output_path is None:
             return self.generate(request).image
         path = check_png_path(output_path)
+        for use in request.controls:
+            self.configs.control(use.type)  # an unknown one is no part of a file's name either
         map_paths = [control_map_path(path, index, use.type) for index, use in enumerate(request.controls)]
         for map_path in map_paths:
             check_png_path(map_path)
@@ -180,6 +182,7 @@ class CharacterGenerator:
         self._refuse_if_closed()
         plan = plan_generation(self.configs, self.profile, request)
         with self._lock:
+            reset_peak(self.device)
             clock = perf_counter()
             maps = self._control_maps(plan)  # before SDXL is loaded: a picture that shows nobody needs none of it
             seconds = {"maps": perf_counter() - clock} if maps else {}
@@ -207,7 +210,6 @@ class CharacterGenerator:
         from imagelab.encoding import encode_prompt
         from imagelab.pipeline import draw
 
-        reset_peak(loaded.device)
         clock = [perf_counter()]
         self._apply_loras(plan)
         clock.append(perf_counter())
@@ -307,10 +309,11 @@ class CharacterGenerator:
         """Drop the models and give their memory back; a second call does nothing."""
         with self._lock:
             self._closed = True
+            self._maker = None  # it may hold maps even where no model was needed
             if self._loaded is None:
                 return
             self._loaded.pipe.remove_all_hooks()
-            self._loaded = self._patcher = self._nets = self._maker = None
+            self._loaded = self._patcher = self._nets = None
             release_memory()
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from torch import Tensor
 
 from imagelab.config import MemoryPolicy
 from imagelab.controls import PlannedControl
-from imagelab.errors import ModelFileError
+from imagelab.errors import GenerationError, ModelFileError
 from imagelab.loading import check_complete, load_or_refuse, quietly
 from imagelab.models import AGAIN, check_model, weight_files
-from imagelab.pipeline import LoadedPipeline, apply_memory_policy, use_sdpa
+from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa, within_memory
 from imagelab.safetensors_files import check_safetensors
 from imagelab.vram import release_memory
 
@@ -106,7 +107,7 @@ class LoadedNet:
 
 @dataclass(kw_only=True)
 class ControlNets:
-    """Owner of the ControlNets in memory: those that the last picture needed, and `resident` in all if that is more.
+    """Owner of the ControlNets in memory: those that the last picture needed, and others up to `resident` in all.
 
     What has to go goes before what has to come is read, so that both are never in memory together.
     """
@@ -130,6 +131,8 @@ class ControlNets:
         for folder, control in needed.items():
             net = self._nets.pop(folder, None) or load_controlnet(control, self.loaded)
             self._nets[folder] = net
+        for control in controls:
+            _check_mode(self._nets[control.folder].module, control)
         return [self._nets[control.folder] for control in controls]
 
     def clear(self) -> None:
@@ -191,6 +194,9 @@ def _check_fit(module: Any, unet: UNet2DConditionModel, control: PlannedControl)
         if theirs != ours:
             reason = f"is no ControlNet for this UNet: {name} is {theirs}, the UNet has {ours}"
             raise ModelFileError(control.folder, reason, "Use one that was trained for the profile's base model")
+
+
+def _check_mode(module: Any, control: PlannedControl) -> None:
     if isinstance(module, ControlNetUnionModel) and control.mode >= module.config.num_control_type:
         reason = f"knows {module.config.num_control_type} kinds of control; union_mode {control.mode} isn't among them"
         raise ModelFileError(control.folder, reason, f"Correct union_mode of {control.type}, or {AGAIN.lower()}")
@@ -207,10 +213,15 @@ def attached(
     """Give a pipeline with ControlNets, which shares every other model with the one that is loaded.
 
     Offloading hooks belong to one pipeline: they are put on this one, and on the loaded one again afterwards.
+    Raises GenerationError when the GPU's memory is too small for the ControlNets.
     """
     pipe = build_pipeline(loaded, ControlSet([net.module for net in nets], [control.mode for control in controls]))
     if not loaded.offloads(memory):
-        pipe.controlnet.to(loaded.device)
+        try:
+            within_memory(partial(pipe.controlnet.to, loaded.device), OFFLOAD)
+        except GenerationError:
+            pipe.controlnet.to("cpu")  # those that found a place, too
+            raise
         yield pipe
         return
     loaded.pipe.remove_all_hooks()
@@ -218,7 +229,7 @@ def attached(
     # MultiheadAttention.out_proj in a union one, whose weight is used without a call of its module.
     pipe._exclude_from_cpu_offload = ["controlnet"]  # noqa: SLF001  diffusers' own switch, otherwise of a class
     try:
-        apply_memory_policy(pipe, memory, loaded.device)
+        within_memory(partial(apply_memory_policy, pipe, memory, loaded.device), "Use fewer controls at once")
         yield pipe
     finally:
         pipe.remove_all_hooks()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 RECORD_KEY = "imagelab"  # of the PNG text chunk
 _FORMATS = ("PNG", "JPEG", "WEBP")  # a TIFF or an EPS named .png is no picture of ours: fewer decoders to trust
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
+_WHITE = (255, 255, 255)
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # of Linux, NAME_MAX and PATH_MAX without its NUL
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -102,16 +103,16 @@ def check_png_path(value: object, name: str = "output_path") -> Path:
     return path
 
 
-def open_image(path: str | os.PathLike[str]) -> "Image.Image":
+def open_image(path: str | os.PathLike[str], background: tuple[int, int, int] = _WHITE) -> "Image.Image":
     """Read a PNG, JPEG or WebP whole, as `upright_rgb`.
 
     Raises ImageFileError for a file that is missing, truncated, huge or not one of these, whatever its name.
     """
-    return upright_rgb(_decode(Path(path)))
+    return upright_rgb(_decode(Path(path)), background)
 
 
-def upright_rgb(image: "Image.Image") -> "Image.Image":
-    """Return a picture turned upright, as its EXIF says, and as RGB; transparent parts become white.
+def upright_rgb(image: "Image.Image", background: tuple[int, int, int] = _WHITE) -> "Image.Image":
+    """Return a picture turned upright, as its EXIF says, and as RGB; the background shows where it is transparent.
 
     Raises InvalidValueError for a mode without a range that is black to white (F, say); ImageFileError for a file that
     was opened but turns out to be damaged.
@@ -126,7 +127,7 @@ def upright_rgb(image: "Image.Image") -> "Image.Image":
         image = _in_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image.convert("RGB")
 
 

@@ -129,10 +129,15 @@ def check_model(folder: Path, dtype: str, *, packaged: bool) -> tuple[dict[str, 
     `packaged`: it ships with imagelab, whose list its hashes must agree with. Raises ModelFileError or
     ModelNotFoundError.
     """
-    half, full = (any((".fp16" in path.name) == is_half for path in folder.glob("*.safetensors")) for is_half in (1, 0))
-    variant = "fp16" if half and (dtype == "float16" or not full) else None
+    variant = choose_weights(folder, dtype)
     hashes = check_component(folder, variant)
     return (verify_weights(folder) if packaged else hashes), variant
+
+
+def choose_weights(folder: Path, dtype: str) -> str | None:
+    """Choose between the two sets of weights that one model may be there in; raises nothing if there are none."""
+    half, full = (any((".fp16" in path.name) == is_half for path in folder.glob("*.safetensors")) for is_half in (1, 0))
+    return "fp16" if half and (dtype == "float16" or not full) else None
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:

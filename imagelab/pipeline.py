@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diffusers
 import torch
@@ -18,6 +19,8 @@ from imagelab.errors import GenerationError, InvalidValueError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
+ResultT = TypeVar("ResultT")
 OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (1, 4, h/8, w/8))
 
 
@@ -186,13 +189,16 @@ def _noise(pipe: Any, width: int, height: int, generator: torch.Generator) -> Te
 
 
 def _run(pipe: Any, **given: Any) -> Tensor:
-    pixels: Tensor | None = None
-    with suppress(torch.OutOfMemoryError):
-        pixels = pipe(**given).images  # (1, 3, h, w) in 0..1
-    if pixels is None:
-        # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
-        raise GenerationError("out of GPU memory", "Set memory.policy in sdxl_config.yaml to model_offload")
+    pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (1, 3, h, w) in 0..1
     return pixels
+
+
+def within_memory(call: Callable[[], ResultT], fix: str) -> ResultT:
+    """Return what a call returns; raises GenerationError when the GPU's memory is too small for it."""
+    with suppress(torch.OutOfMemoryError):
+        return call()
+    # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
+    raise GenerationError("out of GPU memory", fix)
 
 
 def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:

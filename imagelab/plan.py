@@ -52,7 +52,8 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
     preset = profile.preset(request.quality_preset)
     style = None if request.style is None else configs.style(request.style)
     steps = preset.steps if request.steps is None else check_whole(request.steps, *_STEPS)
-    loras = compose_loras(configs, profile, request)
+    # By name: in another order their trigger words would make another prompt.
+    loras = tuple(sorted(compose_loras(configs, profile, request), key=lambda lora: lora.record.name))
     check_step_ranges(loras, steps)
     width, height = _size_px(profile, preset, request)
     guidance = preset.guidance_scale if request.guidance_scale is None else request.guidance_scale
@@ -68,7 +69,7 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
         height=height,
         steps=steps,
         guidance_scale=check_number(guidance, *_GUIDANCE),
-        controls=plan_controls(configs, profile, request.controls),
+        controls=plan_controls(configs, profile, request.controls, steps),
     )
 
 

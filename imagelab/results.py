@@ -80,7 +80,11 @@ class LoraUse(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlUse(Record):
-    """A picture that a picture shall follow, in one respect; None stands for the configuration's value."""
+    """A picture that a picture shall follow, in one respect; None stands for the configuration's value.
+
+    It acts at step i of n, counted from 0, where start <= i/n and (i+1)/n <= end; one that acts at none is refused,
+    unless its scale is 0.
+    """
 
     type: str  # pose, canny, depth, seg or normal
     image: Path  # of a picture in memory: "memory/" and its sha256

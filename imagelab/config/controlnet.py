@@ -49,8 +49,8 @@ class ControlNetConfig(Config):
     """Profile: one ControlNet for all kinds, which serves those without one of their own."""
     union_vram_gib: Positive = 2.4
     """Estimate of what a union model of SDXL's size adds in float16."""
-    resident: Annotated[int, Field(ge=0, le=8)] = 1
-    """ControlNets that stay in memory, at most, beside those that the picture at hand needs."""
+    resident: Annotated[int, Field(ge=1, le=8)] = 1
+    """ControlNets that stay in memory, those of the last picture counted in; more only where it needs more."""
     cached_maps: Annotated[int, Field(ge=0, le=1000)] = 32
     """Control maps that are kept in memory, by picture and parameters."""
     map_folder: RelativePath | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from imagelab.config.base import Source
 from imagelab.config.faults import validate
-from imagelab.config.options import MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
+from imagelab.config.options import CANNY_THRESHOLDS, MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
 from imagelab.config.yaml_file import Document
 from imagelab.errors import nearest_name, shorten
 
@@ -67,6 +67,7 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_steps_of_loras(documents[_LORAS], "combinations")
     _check_steps_of_loras(documents[_CHARACTERS], "characters")
     _check_preprocessors(documents[_CONTROLS])
+    _check_edges(documents[_CONTROLS])
     _check_named_once(documents[_LORAS], "combinations")
     _check_named_once(documents[_CHARACTERS], "characters")
     _check_combination_names(documents[_LORAS])
@@ -191,6 +192,16 @@ def _check_preprocessors(document: Document) -> None:
             document.add((*path, "name"), f"makes {made} maps, not {path[1]} maps", value=shorten(name))
         if name != "canny" and preprocessor.get("model") is None and (*path, "model") not in document.unread:
             document.add(path, f"must name the model that {name} estimates with")
+
+
+def _check_edges(document: Document) -> None:
+    """Of canny's two thresholds, the lower one must not be above the other."""
+    for path, params in _walk(document.data, ["controls", "*", "preprocessors", "*", "params"]):
+        if not isinstance(params, dict):
+            continue
+        low, high = (params.get(name, default) for name, default in CANNY_THRESHOLDS.items())
+        if type(low) is int and type(high) is int and low > high:
+            document.add(path, f"low_threshold {low} must not be above high_threshold {high}")
 
 
 def _check_named_once(document: Document, table: str) -> None:

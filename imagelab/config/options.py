@@ -58,6 +58,7 @@ _PREPROCESSORS: dict[str, dict[str, Any]] = {
     "segmentation": {"resolution": SidePx},
     "normals": {"resolution": SidePx, "flip_x": bool, "steps": _Steps, "seed": _Seed},
 }
+CANNY_THRESHOLDS = {"low_threshold": 100, "high_threshold": 200}  # where none are given, as in controlnet_aux
 # The kind of control that each preprocessor makes maps for
 MAP_TYPES = {"vitpose": "pose", "canny": "canny", "depth": "depth", "segmentation": "seg", "normals": "normal"}
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.config.options import CANNY_THRESHOLDS
 from imagelab.control_maps import ADE20K, PUPPET, Picture, canny_map, depth_map, draw_pose, normal_map, seg_map
 from imagelab.controls import PlannedPreprocessor
 from imagelab.errors import ControlMapError, ModelFileError
@@ -15,7 +16,6 @@ from imagelab.errors import ControlMapError, ModelFileError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_CANNY = (100, 200)  # controlnet_aux's
 _JOINT_THRESHOLD = 0.3
 _MIN_JOINTS = 3  # below it, what looks like a person is noise
 _PALETTES = {len(palette): palette for palette in (ADE20K, PUPPET)}
@@ -29,10 +29,14 @@ def draw_map(control_type: str, picture: "Image", preprocessor: PlannedPreproces
     from PIL import Image
 
     made = Image.fromarray(_DRAW[control_type](picture, preprocessor, device, name))
-    if len(made.getcolors(2) or ()) == 1:
-        reason = f"its {control_type} map is of one colour all over"
-        raise ControlMapError(name, reason, "Use a picture that shows more, other params, or a ready map")
+    refuse_blank(made, control_type, name, "Use a picture that shows more, other params, or a ready map")
     return made
+
+
+def refuse_blank(made: "Image", control_type: str, name: str, fix: str) -> None:
+    """Raise ControlMapError for a map that says nothing."""
+    if len(made.getcolors(2) or ()) == 1:
+        raise ControlMapError(name, f"its {control_type} map is of one colour all over", fix)
 
 
 def _pose(picture: "Image", preprocessor: PlannedPreprocessor, device: str, name: str) -> Picture:
@@ -58,7 +62,8 @@ def _canny(picture: "Image", preprocessor: PlannedPreprocessor, _device: str, _n
         factor = side / min(picture.size)
         method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LANCZOS4
         pixels = np.asarray(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=method))
-    edges = canny_map(pixels, params.get("low_threshold", _CANNY[0]), params.get("high_threshold", _CANNY[1]))
+    low, high = (params.get(name, default) for name, default in CANNY_THRESHOLDS.items())
+    edges = canny_map(pixels, low, high)
     if edges.shape[:2] == (picture.height, picture.width):
         return edges
     return np.asarray(cv2.resize(edges, picture.size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)

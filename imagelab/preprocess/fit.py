@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imagelab.controls import map_background
 from imagelab.results import Resize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_BACKGROUNDS = {"normal": (128, 128, 255)}  # what surrounds a map that is filled up: facing the camera; else black
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,5 +45,11 @@ def fit_picture(picture: "Image", size: tuple[int, int], resize: Resize, *, cont
     elif picture.size != size and resize == "crop":
         content = ImageOps.fit(picture, size, method)
     elif picture.size != size:
-        content = ImageOps.contain(picture, size, method)
-    return Fitted(content=content, size=size, background=_BACKGROUNDS.get(control_type, (0, 0, 0)))
+        content = picture.resize(_contained(picture, size), method)
+    return Fitted(content=content, size=size, background=map_background(control_type))
+
+
+def _contained(picture: "Image", size: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest size of a picture's proportions within another one, of 1 px at least: a line is left of it."""
+    factor = min(size[0] / picture.width, size[1] / picture.height)
+    return max(1, round(picture.width * factor)), max(1, round(picture.height * factor))

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagelab.config import Configs, load_configs, project_root
 from imagelab.controls import PlannedControl, PlannedPreprocessor, control_use, plan_preprocessor
-from imagelab.errors import ImageFileError, ModelFileError
+from imagelab.errors import ImageFileError, InvalidValueError, ModelFileError
 from imagelab.imagefiles import open_image, pixels_sha256, save_png
 from imagelab.models import check_model, file_sha256
-from imagelab.preprocess.draw import draw_map
+from imagelab.preprocess.draw import draw_map, refuse_blank
 from imagelab.preprocess.fit import fit_picture
 
 if TYPE_CHECKING:
@@ -50,14 +52,19 @@ class MapMaker:
     def fit(self, control: PlannedControl, width: int, height: int) -> ControlMap:
         """Return the map of a control at a size in px, made of its picture unless that is a map already.
 
-        Raises ControlMapError when nothing is found in the picture, ModelFileError.
+        Raises ControlMapError when nothing is found in the picture or a ready map says nothing, ModelFileError,
+        InvalidValueError (no such device), GenerationError (out of GPU memory).
         """
         is_map = control.preprocessor is None
         size = (width, height)
         fitted = fit_picture(control.picture, size, control.resize, control_type=control.type, is_map=is_map)
         made = fitted.content
         hashes: dict[str, str] = {}
-        if control.preprocessor is not None:
+        if control.preprocessor is None:
+            refuse_blank(
+                made, control.type, str(control.image), "Use a map that shows something where it is cropped to"
+            )
+        else:
             made, hashes = self.make(control.type, made, control.preprocessor, str(control.image))
         return _record(fitted.on_canvas(made), control.type, control.picture_sha256, control.preprocessor, hashes)
 
@@ -66,20 +73,27 @@ class MapMaker:
     ) -> tuple["Image", dict[str, str]]:
         """Return a picture's map, of its size, and {file: sha256} of the estimator; `name` calls the picture in errors.
 
-        Raises ControlMapError, ModelFileError.
+        Raises ControlMapError, ModelFileError, InvalidValueError, GenerationError.
         """
         hashes = _hashes(preprocessor)
-        key = _key(pixels_sha256(picture), control_type, preprocessor, hashes)
+        key = _key(pixels_sha256(picture), control_type, preprocessor, hashes, self.device)
         made = self._maps.get(key) or self._read(key)
         if made is None:
             made = draw_map(control_type, picture, preprocessor, self.device, name)
-            if self.folder is not None:
-                save_png(made, self.folder / f"{key}.png")
+            self._write(key, made)
         self._maps[key] = made
         self._maps.move_to_end(key)
         while len(self._maps) > self.kept:
             self._maps.popitem(last=False)
         return made, hashes
+
+    def _write(self, key: str, made: "Image") -> None:
+        if self.folder is None:
+            return
+        try:
+            save_png(made, self.folder / f"{key}.png")
+        except (ImageFileError, InvalidValueError) as error:  # the map is there all the same, and will be made again
+            warnings.warn(f"a control map isn't kept: {error}", stacklevel=2)
 
     def _read(self, key: str) -> "Image | None":
         path = self.folder / f"{key}.png" if self.folder else None
@@ -103,11 +117,13 @@ def make_control_map(
     *,
     device: str = "auto",
     configs: Configs | None = None,
+    maker: MapMaker | None = None,
 ) -> ControlMap:
     """Return the control map of a picture, of the picture's size: pose, canny, depth, seg or normal.
 
-    Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError, ModelFileError, or
-    ControlMapError when nothing is found in the picture.
+    A `maker` of one's own, on its own device, keeps the maps of several calls. Raises UnknownNameError,
+    InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError, ModelFileError, GenerationError (out of GPU
+    memory), or ControlMapError when nothing is found in the picture.
 
     >>> edges = make_control_map("canny", "docs/images/contact_sheet.png")
     >>> edges.image.mode, edges.preprocessor
@@ -118,7 +134,8 @@ def make_control_map(
     use = control_use(image=image, place="picture", type=control_type)
     picture = use.picture or open_image(use.image)
     preprocessor = plan_preprocessor(configs, configs.profile(profile), control)
-    made, hashes = map_maker(configs, device).make(control_type, picture, preprocessor, str(use.image))
+    maker = map_maker(configs, device) if maker is None else maker
+    made, hashes = maker.make(control_type, picture, preprocessor, str(use.image))
     return _record(made, control_type, pixels_sha256(picture), preprocessor, hashes)
 
 
@@ -143,19 +160,48 @@ def _record(
 def _hashes(preprocessor: PlannedPreprocessor) -> dict[str, str]:
     """Return {file: sha256} of an estimator's weights, checked."""
     hashes: dict[str, str] = {}
-    for role, folder in (("model", preprocessor.model), ("detector", preprocessor.detector)):
+    models = (
+        ("model", preprocessor.model, preprocessor.packaged),
+        ("detector", preprocessor.detector, preprocessor.detector_packaged),
+    )
+    for role, folder, packaged in models:
         if folder is None:
             continue
         if (folder / "model_index.json").is_file():  # a pipeline, of several parts
             files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*.safetensors")}
         else:
-            files, _ = check_model(folder, "float32", packaged=preprocessor.packaged)
+            files, _ = check_model(folder, "float32", packaged=packaged)
         if not files:
             raise ModelFileError(folder, "holds no .safetensors weights", "Download them: pickles aren't read")
         hashes |= {f"{role}/{name}": digest for name, digest in files.items()}
     return hashes
 
 
-def _key(picture_sha256: str, control_type: str, preprocessor: PlannedPreprocessor, hashes: Mapping[str, str]) -> str:
-    parts = [picture_sha256, control_type, preprocessor.name, dict(preprocessor.params), dict(hashes)]
+def _key(
+    picture_sha256: str, control_type: str, preprocessor: PlannedPreprocessor, hashes: Mapping[str, str], device: str
+) -> str:
+    """Name a map by all that makes it what it is; GPUs round otherwise than CPUs, and drawing may change."""
+    made_by = [
+        preprocessor.name,
+        dict(preprocessor.params),
+        dict(hashes),
+        _device_type(preprocessor, device),
+        _version(),
+    ]
+    parts = [picture_sha256, control_type, *made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _device_type(preprocessor: PlannedPreprocessor, device: str) -> str:
+    if preprocessor.model is None:  # OpenCV's alone: no reason to import torch
+        return "cpu"
+    from imagelab.pipeline import resolve_device
+
+    return resolve_device(device).type
+
+
+def _version() -> str:
+    try:
+        return version("imagelab")
+    except PackageNotFoundError:  # from a source checkout on sys.path
+        return "0+unknown"

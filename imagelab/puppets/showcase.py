@@ -53,12 +53,12 @@ def draw_loras(path: Path) -> None:
 def draw_control(path: Path) -> None:
     """Draw alberto, and luca following five maps of that picture."""
     with CharacterGenerator(profile="puppet", device="cpu") as generator:
-        source = generator.generate_character("alberto", "arms up, on the beach", quality_preset="high", seed=4)
+        source = generator.generate_character("alberto", "arms up, on the beach", quality_preset="high", seed=1)
         maps = [make_control_map(kind, source, "puppet").image for kind in KINDS]
         controls = [
             {"type": kind, "image": made, "is_map": True, "scale": 0.9} for kind, made in zip(KINDS, maps, strict=True)
         ]
-        words: dict[str, Any] = {"scene_description": "in the forest", "quality_preset": "high", "seed": 7}
+        words: dict[str, Any] = {"scene_description": "standing in the forest", "quality_preset": "high", "seed": 5}
         free = generator.generate_character("luca", **words)
         drawn = [generator.generate_character("luca", controls=[control], **words) for control in controls]
     captions = ["source", *KINDS, "no control", *(f"by {kind}" for kind in KINDS)]

@@ -170,10 +170,9 @@ def test_a_union_controlnet_is_diffusers_own_union_pipeline_to_the_bit(drawer, m
     assert drawer.generate(ask(*controls)).image.tobytes() == expected.tobytes()
 
 
-def test_a_control_of_a_union_controlnet_whose_window_is_over_is_absent(drawer, maps):
-    """Where diffusers' union pipeline leaves its blank map acting."""
+def test_a_control_of_a_union_controlnet_beside_another_is_absent_at_0(drawer, maps):
     pose = {"type": "pose", "model": "union", "picture": maps[0], "end": 1.0}
-    gone = {"type": "depth", "model": "union", "picture": maps[1], "start": 0.0, "end": 0.1}
+    gone = {"type": "depth", "model": "union", "picture": maps[1], "scale": 0.0}
     alone = drawer.generate(ask(pose)).image
     assert drawer.generate(ask(pose, gone)).image.tobytes() == alone.tobytes()
 
@@ -207,7 +206,7 @@ def test_the_unet_is_shared_not_copied_and_keeps_its_dtype(drawer, maps):
     loaded = drawer.load()
     before = {name: value.data_ptr() for name, value in loaded.pipe.unet.state_dict().items()}
     use = {"type": "pose", "image": Path("drawn"), "picture": maps[0], "is_map": True}
-    plans = plan_controls(drawer.configs, drawer.profile, [ControlUse(**use)])
+    plans = plan_controls(drawer.configs, drawer.profile, [ControlUse(**use)], STEPS)
     net = load_controlnet(plans[0], loaded)
     with attached(loaded, [net], plans, drawer.profile.memory) as pipe:
         assert pipe.unet is loaded.pipe.unet
@@ -234,7 +233,7 @@ def test_a_controlnet_stored_in_float8_is_read_in_the_unets_dtype(configs, drawe
     save_file(stored, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     own = with_controls(configs, models={"pose": "float8"})
     use = ControlUse(type="pose", image=Path("drawn"), picture=maps[0], is_map=True)
-    loaded = load_controlnet(plan_controls(own, drawer.profile, [use])[0], drawer.load())
+    loaded = load_controlnet(plan_controls(own, drawer.profile, [use], STEPS)[0], drawer.load())
     assert loaded.module.dtype == torch.float32
     for name, value in loaded.module.state_dict().items():
         assert torch.equal(value, stored[name].float()), name
@@ -354,7 +353,7 @@ def test_a_folder_that_is_no_controlnet_for_this_unet_is_refused(configs, drawer
     own = with_controls(configs, models={"pose": folder.name})
     use = ControlUse(type="pose", image=Path("drawn"), picture=maps[0], is_map=True)
     with pytest.raises(ModelFileError) as refusal:
-        load_controlnet(plan_controls(own, drawer.profile, [use])[0], drawer.load())
+        load_controlnet(plan_controls(own, drawer.profile, [use], STEPS)[0], drawer.load())
     assert folder.name in str(refusal.value)
 
 

@@ -149,7 +149,7 @@ def peft_without_configuration(pipe, path):
 
 
 def unet_alone_without_prefix(pipe, path):
-    model = trained(pipe.unet, LoraConfig(r=4, lora_alpha=4, target_modules=[QUERY]))
+    model = trained(pipe.unet, LoraConfig(r=4, lora_alpha=4, target_modules=[QUERY, "conv_in"]))
     write(path, plain(model))
     return merged(model, pipe.unet, "unet")
 
@@ -182,6 +182,18 @@ def kohya_sd_names(pipe, path):
         renamed[names.get(name, name) + dot + ending] = tensor
     write(path, renamed, {"ss_base_model_version": "sdxl_base_v1-0"})
     return low_rank(pairs, 0.5)
+
+
+def comfyui(pipe, path):
+    """What ComfyUI's LoraSave writes: Stability's names, with dots."""
+    pairs = random_pairs(pipe, layers={"unet": ("mid_block.attentions.0.proj_in", "conv_in")})
+    names = {"mid_block.attentions.0.proj_in": "middle_block.1.proj_in", "conv_in": "input_blocks.0.0"}
+    tensors = {}
+    for (_, name), (down, up) in pairs.items():
+        tensors[f"diffusion_model.{names[name]}.lora_down.weight"] = down
+        tensors[f"diffusion_model.{names[name]}.lora_up.weight"] = up
+    write(path, tensors)
+    return low_rank(pairs, 1.0)
 
 
 def kohya_with_cores(pipe, path):
@@ -275,6 +287,7 @@ GOOD = {
     ),
     "kohya_convolutions_alone": (kohya_file(layers={"unet": (CONV, "up_blocks.1.resnets.0.conv_shortcut")}), True),
     "kohya_sd_names": (kohya_sd_names, True),
+    "comfyui": (comfyui, False),
     "kohya_cores": (kohya_with_cores, False),
     "lycoris_loha": (lycoris_file(LoHaConfig(**LOHA)), False),
     "lycoris_loha_cores": (lycoris_file(LoHaConfig(**LOHA, use_effective_conv2d=True)), False),

@@ -8,12 +8,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from imagelab import ControlMapError, ModelFileError, ModelNotFoundError, make_control_map
+from imagelab import ControlMapError, InvalidValueError, ModelFileError, ModelNotFoundError, make_control_map
 from imagelab.control_maps import PUPPET, canny_map
 from imagelab.controls import control_uses, plan_controls
 from imagelab.imagefiles import pixels_sha256
 from imagelab.preprocess import MapMaker
 from imagelab.preprocess.fit import fit_picture
+from imagelab.results import ControlUse
 
 ALL = ("pose", "canny", "depth", "seg", "normal")
 UNSURE = {"pose": {"threshold": 0.0}}  # an untrained estimator is sure of nothing
@@ -47,7 +48,7 @@ def own(configs):
 
 def planned(own, picture, control_type, **use):
     uses = control_uses([{"type": control_type, "image": picture, **use}])
-    return plan_controls(own, own.profile("puppet"), uses)[0]
+    return plan_controls(own, own.profile("puppet"), uses, 4)[0]
 
 
 def colours(picture):
@@ -239,3 +240,47 @@ def test_pickled_weights_are_not_read(configs, models, picture):
     pickled = with_controls(configs, annotators={"seg": "pickled"})
     with pytest.raises(ModelFileError, match=r"no \.safetensors weights"):
         make_control_map("seg", picture, "puppet", configs=pickled)
+
+
+def test_a_long_picture_that_is_filled_up_leaves_a_line():
+    line = Image.linear_gradient("L").resize((2000, 2)).convert("RGB")
+    assert fit_picture(line, (64, 64), "fill", control_type="depth", is_map=True).content.size == (64, 1)
+
+
+def test_a_ready_map_without_anything_in_it_says_so(own):
+    black = Image.new("RGB", (64, 64))
+    with pytest.raises(ControlMapError, match="of one colour"):
+        MapMaker().fit(planned(own, black, "canny", is_map=True), 64, 64)
+
+
+@pytest.mark.parametrize(("control_type", "colour"), [("canny", (0, 0, 0)), ("normal", (128, 128, 255))])
+def test_a_transparent_ready_map_lies_on_the_background_of_its_kind(own, control_type, colour):
+    clear = Image.new("RGBA", (4, 4))
+    assert planned(own, clear, control_type, is_map=True).picture.getpixel((0, 0)) == colour
+
+
+def test_a_window_that_holds_no_step_is_refused_unless_the_scale_is_0(own, picture):
+    with pytest.raises(InvalidValueError, match="one of 4 steps"):
+        planned(own, picture, "canny", start=0.3, end=0.4)
+    assert planned(own, picture, "canny", start=0.3, end=0.4, scale=0.0).scale == 0
+    use = control_uses([{"type": "canny", "image": picture}])
+    assert plan_controls(own, own.profile("puppet"), use, 1)[0].end == 1
+
+
+def test_a_map_that_can_not_be_kept_is_made_all_the_same(own, picture, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="isn't kept"):
+        MapMaker(folder=tmp_path / "file").fit(planned(own, picture, "canny"), 64, 64)
+
+
+def test_a_control_use_is_looked_at_as_a_mapping_is(picture):
+    (use,) = control_uses([ControlUse(type="canny", image="pose.png", picture=picture.convert("RGBA"))])
+    assert (use.image.name, use.picture.mode) == ("pose.png", "RGB")
+    with pytest.raises(InvalidValueError, match=r"controls\[0\]\.picture"):
+        control_uses([ControlUse(type="canny", image="pose.png", picture="x")])
+
+
+def test_a_maker_keeps_the_maps_of_several_calls(own, picture):
+    maker = MapMaker()
+    made = [make_control_map("canny", picture, "puppet", configs=own, maker=maker).image for _ in range(2)]
+    assert made[0] is made[1]

@@ -58,7 +58,7 @@ def draw_control(path: Path) -> None:
         controls = [
             {"type": kind, "image": made, "is_map": True, "scale": 0.9} for kind, made in zip(KINDS, maps, strict=True)
         ]
-        words: dict[str, Any] = {"scene_description": "standing in the forest", "quality_preset": "high", "seed": 5}
+        words: dict[str, Any] = {"scene_description": "at night", "quality_preset": "high", "seed": 1}
         free = generator.generate_character("luca", **words)
         drawn = [generator.generate_character("luca", controls=[control], **words) for control in controls]
     captions = ["source", *KINDS, "no control", *(f"by {kind}" for kind in KINDS)]

@@ -80,4 +80,5 @@ def test_controlnet_guided_generation(configs, generator, luca_image, tmp_path, 
             output_path="running.png",
         )
 
-    assert image.size == Image.open("running.control-0-pose.png").size == (128, 128)
+    with Image.open("running.control-0-pose.png") as control_map:
+        assert image.size == control_map.size == (128, 128)

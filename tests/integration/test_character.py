@@ -215,7 +215,7 @@ def test_a_tag_in_the_scene_draws_what_the_argument_draws(generator, tmp_path):
     assert image.tobytes() == asked.tobytes()
     assert record.scene_description == "waving"
     assert "lora:" not in record.prompt
-    assert [(lora.name, lora.weight, lora.stop) for lora in record.loras] == [("luca", 1.0, 1.0), ("alberto", 0.4, 0.5)]
+    assert [(lora.name, lora.weight, lora.stop) for lora in record.loras] == [("alberto", 0.4, 0.5), ("luca", 1.0, 1.0)]
     assert pixels(generator.generate(record.to_request())) == image.tobytes()
 
 

@@ -8,6 +8,7 @@ import pytest
 from imagelab import errors
 from imagelab.errors import (
     ConfigError,
+    ControlMapError,
     GenerationError,
     ImageFileError,
     ImageLabError,
@@ -37,6 +38,7 @@ EXAMPLES = {
     ),
     ModelFileError(Path("a.safetensors"), "is truncated"): "a.safetensors: is truncated",
     ImageFileError(Path("a.png"), "isn't an image"): "a.png: isn't an image",
+    ControlMapError("a.png", "shows nobody", "Give a ready map"): "a.png: shows nobody. Give a ready map",
     ReferenceStoreError(Path("luca.npz"), "made by another face pack", "Build it again"): (
         "luca.npz: made by another face pack. Build it again"
     ),

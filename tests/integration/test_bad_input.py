@@ -51,7 +51,7 @@ BAD_ARGUMENTS = {
         ("preset of block weights", "OUTX", "did you mean 'OUT"),
     ),
     "LoRA from step 10 on": (
-        UnknownNameError,
+        InvalidValueError,
         {"additional_loras": [{"name": "luca", "start": 10}]},
         ("start", "between 0 and 1", "10"),
     ),
@@ -60,24 +60,24 @@ BAD_ARGUMENTS = {
         {"scene_description": "waving <lora:albert:0.7>"},
         ("LoRA", "albert", "did you mean 'alberto'"),
     ),
-    "malformed LoRA tag": (UnknownNameError, {"scene_description": "<lora:luca:big>"}, ("<lora:luca:big>", "unet")),
-    "LoRA twice": (UnknownNameError, {"additional_loras": [{"name": "luca"}, {"name": "luca"}]}, ("luca", "once")),
-    "LoRA as text": (UnknownNameError, {"additional_loras": "luca"}, ("additional_loras", "luca")),
-    "width 100": (UnknownNameError, {"width": 100}, ("width", "100", "multiple of 8")),
-    "width 0": (UnknownNameError, {"width": 0}, ("width", "0")),
-    "height 512": (UnknownNameError, {"height": 512}, ("height", "512", "256")),
-    "height 128.0": (UnknownNameError, {"height": 128.0}, ("height", "128.0")),
-    "seed x": (UnknownNameError, {"seed": "x"}, ("seed", "'x'", "whole number")),
-    "seed 1.5": (UnknownNameError, {"seed": 1.5}, ("seed", "1.5")),
-    "seed -1": (UnknownNameError, {"seed": -1}, ("seed", "-1")),
-    "seed 2**63": (UnknownNameError, {"seed": 2**63}, ("seed", str(2**63))),
-    "seed True": (UnknownNameError, {"seed": True}, ("seed", "True")),
-    "scene that is no text": (UnknownNameError, {"scene_description": 5}, ("scene_description", "5")),
-    "scene with a NUL": (UnknownNameError, {"scene_description": "a\0b"}, ("scene_description", "\\x00")),
-    "scene with half a letter": (UnknownNameError, {"scene_description": "a\ud800b"}, ("scene_description", "ud800")),
-    "endless scene": (UnknownNameError, {"scene_description": "a " * 10_000}, ("scene_description", "8000")),
-    "negative prompt that is no text": (UnknownNameError, {"negative_prompt": 5}, ("negative_prompt", "5")),
-    "no control image": (UnknownNameError, {"use_controlnet": True, "control_type": "pose"}, ("control_image",)),
+    "malformed LoRA tag": (InvalidValueError, {"scene_description": "<lora:luca:big>"}, ("<lora:luca:big>", "unet")),
+    "LoRA twice": (InvalidValueError, {"additional_loras": [{"name": "luca"}, {"name": "luca"}]}, ("luca", "once")),
+    "LoRA as text": (InvalidValueError, {"additional_loras": "luca"}, ("additional_loras", "luca")),
+    "width 100": (InvalidValueError, {"width": 100}, ("width", "100", "multiple of 8")),
+    "width 0": (InvalidValueError, {"width": 0}, ("width", "0")),
+    "height 512": (InvalidValueError, {"height": 512}, ("height", "512", "256")),
+    "height 128.0": (InvalidValueError, {"height": 128.0}, ("height", "128.0")),
+    "seed x": (InvalidValueError, {"seed": "x"}, ("seed", "'x'", "whole number")),
+    "seed 1.5": (InvalidValueError, {"seed": 1.5}, ("seed", "1.5")),
+    "seed -1": (InvalidValueError, {"seed": -1}, ("seed", "-1")),
+    "seed 2**63": (InvalidValueError, {"seed": 2**63}, ("seed", str(2**63))),
+    "seed True": (InvalidValueError, {"seed": True}, ("seed", "True")),
+    "scene that is no text": (InvalidValueError, {"scene_description": 5}, ("scene_description", "5")),
+    "scene with a NUL": (InvalidValueError, {"scene_description": "a\0b"}, ("scene_description", "\\x00")),
+    "scene with half a letter": (InvalidValueError, {"scene_description": "a\ud800b"}, ("scene_description", "ud800")),
+    "endless scene": (InvalidValueError, {"scene_description": "a " * 10_000}, ("scene_description", "8000")),
+    "negative prompt that is no text": (InvalidValueError, {"negative_prompt": 5}, ("negative_prompt", "5")),
+    "no control image": (InvalidValueError, {"use_controlnet": True, "control_type": "pose"}, ("control_image",)),
     "missing control image": (
         ImageFileError,
         {"use_controlnet": True, "control_type": "pose", "control_image": "no/such/pose.png"},
@@ -88,45 +88,45 @@ BAD_ARGUMENTS = {
         {"use_controlnet": True, "control_type": "posee", "control_image": "pose.png"},
         ("control type", "posee", "did you mean 'pose'"),
     ),
-    "control image without ControlNet": (UnknownNameError, {"control_image": "pose.png"}, ("use_controlnet",)),
+    "control image without ControlNet": (InvalidValueError, {"control_image": "pose.png"}, ("use_controlnet",)),
     "control type without ControlNet": (
-        UnknownNameError,
+        InvalidValueError,
         {"control_type": "pose"},
         ("use_controlnet", "control_type"),
     ),
-    "scale without ControlNet": (UnknownNameError, {"controlnet_scale": 0.5}, ("use_controlnet", "controlnet_scale")),
-    "use_controlnet that is no flag": (UnknownNameError, {"use_controlnet": "yes"}, ("use_controlnet", "'yes'")),
+    "scale without ControlNet": (InvalidValueError, {"controlnet_scale": 0.5}, ("use_controlnet", "controlnet_scale")),
+    "use_controlnet that is no flag": (InvalidValueError, {"use_controlnet": "yes"}, ("use_controlnet", "'yes'")),
     "controlnet_scale out of range": (
-        UnknownNameError,
+        InvalidValueError,
         {"use_controlnet": True, "control_type": "pose", "control_image": "pose.png", "controlnet_scale": 3},
         ("controlnet_scale", "3", "between 0 and 2"),
     ),
-    "controls that are no list": (UnknownNameError, {"controls": {"type": "pose"}}, ("controls", "a list like")),
-    "a control without an image": (UnknownNameError, {"controls": [{"type": "pose"}]}, ("controls[0]", "image")),
-    "a control that is text": (UnknownNameError, {"controls": ["pose"]}, ("controls[0]", "'pose'")),
+    "controls that are no list": (InvalidValueError, {"controls": {"type": "pose"}}, ("controls", "a list like")),
+    "a control without an image": (InvalidValueError, {"controls": [{"type": "pose"}]}, ("controls[0]", "image")),
+    "a control that is text": (InvalidValueError, {"controls": ["pose"]}, ("controls[0]", "'pose'")),
     "a control's unknown field": (
         UnknownNameError,
         {"controls": [{"type": "pose", "image": "pose.png", "scael": 1}]},
         ("controls[0]", "scael", "did you mean 'scale'"),
     ),
     "a control's image that is no path": (
-        UnknownNameError,
+        InvalidValueError,
         {"controls": [{"type": "pose", "image": 7}]},
         ("controls[0].image", "7"),
     ),
     **{
         f"a control's {field} {value}": (error, {"controls": [{"type": "pose", "image": "x.png", field: value}]}, words)
         for field, value, error, words in (
-            ("scale", 2.5, UnknownNameError, ("controls[0].scale", "between 0 and 2", "2.5")),
-            ("scale", float("nan"), UnknownNameError, ("controls[0].scale", "nan")),
-            ("scale", "1", UnknownNameError, ("controls[0].scale", "'1'")),
-            ("start", -0.1, UnknownNameError, ("controls[0].start", "-0.1")),
-            ("start", 1.0, UnknownNameError, ("controls[0].start", "below its end")),
-            ("end", 1.5, UnknownNameError, ("controls[0].end", "1.5")),
-            ("end", True, UnknownNameError, ("controls[0].end", "True")),
+            ("scale", 2.5, InvalidValueError, ("controls[0].scale", "between 0 and 2", "2.5")),
+            ("scale", float("nan"), InvalidValueError, ("controls[0].scale", "nan")),
+            ("scale", "1", InvalidValueError, ("controls[0].scale", "'1'")),
+            ("start", -0.1, InvalidValueError, ("controls[0].start", "-0.1")),
+            ("start", 1.0, InvalidValueError, ("controls[0].start", "below its end")),
+            ("end", 1.5, InvalidValueError, ("controls[0].end", "1.5")),
+            ("end", True, InvalidValueError, ("controls[0].end", "True")),
             ("resize", "cropp", UnknownNameError, ("controls[0].resize", "cropp", "did you mean 'crop'")),
             ("model", "unoin", UnknownNameError, ("controls[0].model", "unoin", "did you mean 'union'")),
-            ("is_map", "yes", UnknownNameError, ("controls[0].is_map", "'yes'")),
+            ("is_map", "yes", InvalidValueError, ("controls[0].is_map", "'yes'")),
             ("type", "depht", UnknownNameError, ("control type", "depht", "did you mean 'depth'")),
             ("type", None, UnknownNameError, ("control type", "None")),
         )
@@ -137,11 +137,11 @@ BAD_ARGUMENTS = {
         ("control type", "a/b"),
     ),
     "too many controls": (
-        UnknownNameError,
+        InvalidValueError,
         {"controls": [{"type": "pose", "image": "pose.png"}] * 9},
         ("controls", "9 of them", "at most 8"),
     ),
-    "JPEG as output": (UnknownNameError, {"output_path": "luca.jpg"}, ("output_path", "luca.jpg", ".png")),
+    "JPEG as output": (InvalidValueError, {"output_path": "luca.jpg"}, ("output_path", "luca.jpg", ".png")),
 }
 
 
@@ -188,10 +188,10 @@ BAD_NUMBERS = {
 def test_a_bad_number_in_a_request_is_refused(configs, case):
     change, words = BAD_NUMBERS[case]
     with CharacterGenerator("puppet", "cpu", configs) as generator:
-        with pytest.raises(UnknownNameError) as refusal:
+        with pytest.raises(InvalidValueError) as refusal:
             generator.generate(GenerationRequest(character="luca", **change))
         assert not generator.is_loaded
-    check(refusal, UnknownNameError, words)
+    check(refusal, InvalidValueError, words)
 
 
 @pytest.fixture
@@ -280,6 +280,6 @@ def test_a_text_file_named_png_is_no_control_image(workplace, configs):
 
 @pytest.mark.usefixtures("workplace")
 def test_an_output_folder_that_is_a_file_is_refused(configs):
-    with CharacterGenerator("puppet", "cpu", configs) as generator, pytest.raises(UnknownNameError) as refusal:
+    with CharacterGenerator("puppet", "cpu", configs) as generator, pytest.raises(InvalidValueError) as refusal:
         generator.generate_character("luca", output_path="luca.png/new.png")
-    check(refusal, UnknownNameError, ("output_path", "luca.png"))
+    check(refusal, InvalidValueError, ("output_path", "luca.png"))

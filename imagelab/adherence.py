@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from imagelab.agreement import METRICS, edge_f1, mean_cosine, mean_iou, pck, spearman
 from imagelab.character import CharacterGenerator
 from imagelab.config import Configs, load_configs
+from imagelab.control_maps import JOINT_THRESHOLD
 from imagelab.controls import PlannedPreprocessor, control_use, plan_preprocessor
 from imagelab.errors import ControlMapError
 from imagelab.imagefiles import upright_rgb
-from imagelab.preprocess import make_control_map
+from imagelab.preprocess import MapMaker, make_control_map, map_maker
 from imagelab.preprocess.fit import fit_picture
 from imagelab.results import Generation, GenerationRequest
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 AdherenceStatus = Literal["ok", "nothing_found"]
 
-_JOINT_THRESHOLD = 0.3  # below it, the preprocessor draws no joint either
 _EDGE_LEVEL = 127  # an edge that came from another resolution has a soft rim
 
 People = list[NDArray[np.float64]]  # each (17, 2): x and y in px, NaN where a joint isn't known
@@ -105,8 +105,9 @@ def follow_scales(
     plain = generator.generate(request)
     request = replace(request, seed=plain.record.seed)
     scales = sorted({0.0, *scales})
+    maker = map_maker(generator.configs, generator.device)  # looks at the source once for each kind
     followed = [
-        _follow(generator, request, source, control_type, scale, model)
+        _follow(generator, request, source, control_type, scale, model, maker)
         for control_type in control_types
         for scale in scales
     ]
@@ -120,10 +121,11 @@ def _follow(
     control_type: str,
     scale: float,
     model: str | None,
+    maker: MapMaker,
 ) -> Followed:
     use = control_use(image=source, place="source", type=control_type, scale=scale, model=model)
     generation = generator.generate(replace(request, controls=(*request.controls, use)))
-    given: dict[str, Any] = {"device": generator.device, "configs": generator.configs}
+    given: dict[str, Any] = {"device": generator.device, "configs": generator.configs, "maker": maker}
     adherence = control_adherence(control_type, generation.image, source, generator.profile.name, **given)
     return Followed(type=control_type, scale=scale, generation=generation, adherence=adherence)
 
@@ -136,19 +138,22 @@ def control_adherence(
     *,
     device: str = "auto",
     configs: Configs | None = None,
+    maker: MapMaker | None = None,
 ) -> Adherence:
     """Compare what a profile's preprocessor sees in a picture with what it sees in the one that it was to follow.
 
     By kind: pose, PCK@0.1 of the joints; canny, F1 of the edges, 1 px apart or nearer; depth, Spearman's correlation;
     seg, mean intersection over union; normal, mean cosine. `source` is the picture that the map was made of, not the
-    map; it is cropped to the size of `picture`, as a control is unless it says otherwise.
+    map; it is cropped to the size of `picture`, as a control is unless it says otherwise. A `maker` of one's own keeps
+    the maps of several calls.
 
     Raises UnknownNameError, InvalidValueError, ProfileError, ModelNotFoundError, ModelFileError, and ControlMapError
     when nothing is found in the source.
     """
     configs = load_configs() if configs is None else configs
     preprocessor = plan_preprocessor(configs, configs.profile(profile), configs.control(control_type))
-    look = _Look(type=control_type, profile=profile, preprocessor=preprocessor, device=device, configs=configs)
+    maker = map_maker(configs, device) if maker is None else maker
+    look = _Look(type=control_type, profile=profile, preprocessor=preprocessor, configs=configs, maker=maker)
     picture, source = upright_rgb(picture), upright_rgb(source)
     fitted = fit_picture(source, picture.size, "crop", control_type=control_type, is_map=False)
     wanted = look.at(fitted.content)
@@ -167,12 +172,12 @@ class _Look:
     type: str
     profile: str | None
     preprocessor: PlannedPreprocessor
-    device: str
     configs: Configs
+    maker: MapMaker
 
     def at(self, picture: "Image") -> Any:
         """Return what can be compared; raises ControlMapError when nothing is found."""
-        made = make_control_map(self.type, picture, self.profile, device=self.device, configs=self.configs)
+        made = make_control_map(self.type, picture, self.profile, configs=self.configs, maker=self.maker)
         # Joints can't be read off a skeleton, whose limbs cover them; the other maps hold all that was seen.
         return self._people(picture) if self.type == "pose" else np.asarray(made.image)
 
@@ -181,8 +186,8 @@ class _Look:
 
         model, params = self.preprocessor.model, self.preprocessor.params
         assert model is not None  # noqa: S101  config.cross_checks: all but canny have one
-        people = estimate_people(model, self.preprocessor.detector, picture, params, self.device)
-        threshold = params.get("threshold", _JOINT_THRESHOLD)
+        people = estimate_people(model, self.preprocessor.detector, picture, params, self.maker.device)
+        threshold = params.get("threshold", JOINT_THRESHOLD)  # below it, the preprocessor draws no joint either
         sure = [np.where(person[:, 2:] >= threshold, person[:, :2], np.nan) for person in people]
         return [person for person in sure if np.isfinite(person).any()]
 

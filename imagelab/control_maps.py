@@ -27,6 +27,7 @@ _COLOURS = (  # of joint i and of limb i, RGB
     (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
 _LIMB_BRIGHTNESS = 0.6
+JOINT_THRESHOLD = 0.3  # of a confidence: below it, a joint is noise
 _STICK_PX, _STICK_AT_PX, _MIN_STICK_PX = 4, 512, 2  # half a limb's width: OpenPose's 4 px belong to 512
 
 
@@ -54,7 +55,7 @@ ADE20K = _palette("""
 PUPPET = _palette("000000 ffb380 ffffff ff00ff ff0000 00ff00 0000ff")
 
 
-def draw_pose(people: Sequence[ArrayLike], width: int, height: int, threshold: float = 0.3) -> Picture:
+def draw_pose(people: Sequence[ArrayLike], width: int, height: int, threshold: float = JOINT_THRESHOLD) -> Picture:
     """Draw skeletons as OpenPose does, and return a picture (height, width, 3).
 
     Each of `people` is (17, 3): x and y in px and a confidence, in COCO's order. A joint below the confidence

@@ -107,8 +107,7 @@ def lora_points(
     """Plan each LoRA alone, then all of them together, at each weight from each seed.
 
     The baseline is the request without them; of its other LoRAs, the character's own included, all stay as they are.
-    The LoRAs come in the order of their names, as their updates are summed: given in another order, the words that
-    call them would come into the prompt in that order, and draw another picture. Settings are loras, weight and seed.
+    The LoRAs come in the order of their names, each once, however they are given. Settings are loras, weight and seed.
 
     Raises UnknownNameError for what isn't the name of one LoRA; what `compose_loras` raises.
     """

@@ -9,14 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.config.options import CANNY_THRESHOLDS
-from imagelab.control_maps import ADE20K, PUPPET, Picture, canny_map, depth_map, draw_pose, normal_map, seg_map
+from imagelab.control_maps import (
+    ADE20K,
+    JOINT_THRESHOLD,
+    PUPPET,
+    Picture,
+    canny_map,
+    depth_map,
+    draw_pose,
+    normal_map,
+    seg_map,
+)
 from imagelab.controls import PlannedPreprocessor
 from imagelab.errors import ControlMapError, ModelFileError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_JOINT_THRESHOLD = 0.3
 _MIN_JOINTS = 3  # below it, what looks like a person is noise
 _PALETTES = {len(palette): palette for palette in (ADE20K, PUPPET)}
 
@@ -44,7 +53,7 @@ def _pose(picture: "Image", preprocessor: PlannedPreprocessor, device: str, name
 
     params = preprocessor.params
     people = estimate_people(_model(preprocessor), preprocessor.detector, picture, params, device)
-    threshold = params.get("threshold", _JOINT_THRESHOLD)
+    threshold = params.get("threshold", JOINT_THRESHOLD)
     sure = [person for person in people if _sure_joints(person, threshold) >= params.get("min_joints", _MIN_JOINTS)]
     if not sure:
         fix = "Use a picture that shows a whole person, lower threshold or min_joints, or give a ready map"

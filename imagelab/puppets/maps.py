@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imagelab.config.options import CANNY_THRESHOLDS
 from imagelab.control_maps import PUPPET, canny_map, depth_map, draw_pose, normal_map, seg_map
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from imagelab.puppets.render import Render
 
-CANNY = (100, 200)  # lower and upper threshold
+CANNY = tuple(CANNY_THRESHOLDS.values())  # lower and upper threshold
 
 
 def keypoints_inside(drawn: Render) -> NDArray[np.float32]:

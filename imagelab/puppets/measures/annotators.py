@@ -14,6 +14,7 @@ from imagelab.agreement import METRICS
 from imagelab.annotators import estimate_depth, estimate_labels, estimate_normals, estimate_people
 from imagelab.control_maps import canny_map
 from imagelab.puppets.figure import PARTS
+from imagelab.puppets.maps import CANNY, keypoints_inside
 from imagelab.puppets.measures.studio import WEIGHTS, Row, Studio, held_out_scene
 from imagelab.puppets.render import Render, render
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CANNY = (100, 200)
-SURE = 0.3
 FOLDER = WEIGHTS / "annotators"
 
 
@@ -39,10 +38,9 @@ def _picture(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
 
 def pck(image: NDArray[np.uint8], truth: Render) -> float:
     """Return the share of the joints inside the picture that are found within a tenth of the figure's size."""
-    points = truth.figures[0].keypoints
-    height, width = truth.depth.shape
-    inside = ((points >= 0) & (points < [width, height])).all(1)
-    return agreement.pck(find_pose(image)[inside, :2], points[inside])
+    points = keypoints_inside(truth)
+    inside = points[:, 2] > 0
+    return agreement.pck(find_pose(image)[inside, :2], points[inside, :2])
 
 
 def depth_agreement(image: NDArray[np.uint8], truth: Render) -> float:

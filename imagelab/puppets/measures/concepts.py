@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from imagelab import GenerationRequest
-from imagelab.puppets.measures.annotators import SURE, find_pose
+from imagelab.control_maps import JOINT_THRESHOLD
+from imagelab.puppets.measures.annotators import find_pose
 from imagelab.puppets.measures.pictures import load_oracle
 from imagelab.puppets.measures.studio import Row, Studio, held_out_scene
 from imagelab.puppets.render import render
@@ -82,7 +83,7 @@ def _pose(pose: str) -> Judge:
 
 
 def _closeness(points: NDArray[np.floating], wanted: NDArray[np.floating]) -> float:
-    seen = (points[7:11, 2] >= SURE) & (points[5:7, 2] >= SURE).all()
+    seen = (points[7:11, 2] >= JOINT_THRESHOLD) & (points[5:7, 2] >= JOINT_THRESHOLD).all()
     away = np.linalg.norm(_arms(points) - wanted, axis=1)
     return -float(away[seen].mean()) if seen.any() else float("nan")
 

@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from imagelab.models import file_sha256, verify_weights
 from imagelab.puppets.card import evaluation_table, section, training_table
-from imagelab.puppets.evaluate import LINES, evaluate
+from imagelab.puppets.evaluate import ALONE, JOBS, LINES, evaluate
 from imagelab.puppets.measures.studio import Row, held_out_scene
 from imagelab.puppets.render import render
 from imagelab.puppets.world import full_caption
@@ -53,6 +53,10 @@ def test_a_row_passes_only_on_the_right_side_of_its_bar() -> None:
     assert Row("psnr", 27.9, 28.0).passed is False
     assert Row("seconds", 1.6, 1.5, smaller_is_better=True).passed is False
     assert Row("shown", 1.0).passed is None
+
+
+def test_every_line_is_measured_by_exactly_one_job() -> None:
+    assert sorted(line for job in (*JOBS, ALONE) for line in job) == sorted(LINES)
 
 
 def test_a_small_evaluation_agrees_with_the_committed_one(report: dict[str, object]) -> None:

@@ -1,7 +1,7 @@
 """Train the annotators: transformers' own pose, depth and segmentation models, at puppet size.
 
 They see a picture of any shape squeezed to 128 x 128, as their processors do it. The one for poses sees it padded to a
-square; its processor adds a margin of an eighth on each side to that, which costs it little.
+square and a margin, as VitPose's processor does it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from imagelab.puppets.train.truth import Truth
 
 SIDE_PX, BATCH = 128, 8
+POSE_MARGIN = 1.25  # of the picture's longer side: how much VitPose's processor looks at
 MEAN = STD = [0.5] * 3
 PLANS = {
-    "pose": Plan(steps=2600, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
-    "depth": Plan(steps=1200, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
+    "pose": Plan(steps=5000, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
+    "depth": Plan(steps=2600, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
     "seg": Plan(steps=1800, rate=2e-3, warmup=50, average=0.99, weight_decay=0.02),
     "normal": Plan(steps=600, rate=2e-3, warmup=50, average=0.99, weight_decay=0.02),
 }
@@ -160,7 +161,7 @@ def _squeeze(map_: NDArray[Any]) -> NDArray[Any]:
 
 def _keypoints(points: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Move points into the square that a picture is padded to."""
-    side = max(height, width)
+    side = POSE_MARGIN * max(height, width)
     offset = np.array([(side - width) / 2, (side - height) / 2, 0], np.float32)
     return np.asarray((points + offset) * [SIDE_PX / side, SIDE_PX / side, 1], np.float32)
 
@@ -170,7 +171,8 @@ def _picture(image: NDArray[np.uint8], *, padded: bool) -> Tensor:
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1  # a memory map is read-only
     if padded:
         h, w = x.shape[2:]
-        across, down = (max(h, w) - w) // 2, (max(h, w) - h) // 2
+        side = POSE_MARGIN * max(h, w)
+        across, down = int(side - w) // 2, int(side - h) // 2
         x = functional.pad(x, (across, across, down, down), value=-1.0)
     return functional.interpolate(x, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)[0]
 

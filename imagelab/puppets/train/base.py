@@ -92,14 +92,18 @@ class Latents:
 def denoising_loss(
     unet: nn.Module, first: nn.Module, second: nn.Module, data: Latents, empty: Tensor, alphas: Tensor,
     generator: torch.Generator, batch: int = BATCH, empty_share: float = EMPTY_PROMPT_SHARE,
-    control: Control | None = None,
+    control: Control | None = None, noisier: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Return the weighted epsilon loss of one random batch; `control` adds to what the UNet computes."""
+    """Return the weighted epsilon loss of one random batch.
+
+    `control` adds to what the UNet computes; `noisier` above 1 draws more of the early, noisy times.
+    """
     pick = torch.randint(len(data.latents), (batch,), generator=generator)
     clean, ids = data.latents[pick], data.ids[pick].clone()
     ids[torch.rand(batch, generator=generator) < empty_share] = empty
     # One time from each of `batch` equal intervals: the loss differs most along time, so batches then differ less.
-    t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * len(alphas)).long()
+    even = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    t = ((1 - (1 - even) ** noisier) * len(alphas)).long().clamp(max=len(alphas) - 1)
     noise = torch.randn(clean.shape, generator=generator)
     a = alphas[t].view(-1, 1, 1, 1)
     # At these sizes the fused attention's backward pass and bfloat16 text encoders are the slow ways on a CPU.

@@ -35,7 +35,8 @@ LINEAR_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"
 CONVOLUTIONS = ["conv1", "conv2"]
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 PICTURES = {"square": 48, "portrait": 12, "landscape": 12}
-PLAN = Plan(steps=900, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
+PLAN = Plan(steps=1500, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.5)
+POSE_PLAN = Plan(steps=700, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.4)
 SHORT_PLAN = Plan(steps=400, rate=2e-3, warmup=20, betas=(0.9, 0.99), weight_decay=0.0, flat=0.4)
 
 
@@ -90,7 +91,10 @@ def _pose(trigger: str, first_seed: int, file_format: str, pose: str) -> Concept
         scene = sample_scene(rng)
         return replace(scene, figures=(replace(scene.figures[0], pose=pose),))
 
-    return Concept(trigger=trigger, first_seed=first_seed, sample=sample, file_format=file_format)
+    return Concept(
+        trigger=trigger, first_seed=first_seed, sample=sample, file_format=file_format, plan=POSE_PLAN, rank=3,
+        convolutions=True,
+    )  # fmt: skip
 
 
 # A LoRA a row.

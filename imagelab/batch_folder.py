@@ -11,7 +11,8 @@ from time import perf_counter
 
 from imagelab.config import project_root
 from imagelab.errors import GenerationError, ImageFileError, InvalidValueError
-from imagelab.imagefiles import checked_path, save_png, sha256_file
+from imagelab.imagefiles import checked_path, save_png
+from imagelab.models import file_sha256
 from imagelab.reference_store import CharacterReferences
 from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest, Record
 
@@ -186,4 +187,4 @@ def _settled(item: BatchItem, folder: Path) -> BatchItem:
     if item.path is None or item.sha256:
         return item
     path = folder / item.path
-    return replace(item, sha256=sha256_file(path)) if path.is_file() else replace(item, path=None)
+    return replace(item, sha256=file_sha256(path)) if path.is_file() else replace(item, path=None)

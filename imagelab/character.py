@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +19,7 @@ from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import check_png_path, control_map_path, save_png
 from imagelab.plan import Plan, plan_generation
 from imagelab.results import ControlRecord, ControlUse, Generation, GenerationRecord, GenerationRequest, LoraUse
+from imagelab.versions import library_version
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 if TYPE_CHECKING:
@@ -397,7 +397,7 @@ def _record(
         dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
         memory_policy=plan.profile.memory.policy,
         degraded=loaded.degraded,
-        versions={library: _version(library) for library in _LIBRARIES},
+        versions={library: library_version(library) for library in _LIBRARIES},
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,
     )
@@ -406,10 +406,3 @@ def _record(
 def _source_name(profile: Profile) -> str:
     base = profile.base
     return f"{base.hub.repo}@{base.hub.revision}" if base.hub else base.package or base.folder or str(base.single_file)
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # imagelab from a source checkout on sys.path
-        return "0+unknown"

@@ -6,7 +6,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from imagelab.imagefiles import open_image, pixels_sha256, save_png
 from imagelab.models import check_model, file_sha256
 from imagelab.preprocess.draw import draw_map, refuse_blank
 from imagelab.preprocess.fit import fit_picture
+from imagelab.versions import library_version
 
 if TYPE_CHECKING:
     import os
@@ -186,7 +186,7 @@ def _key(
         dict(preprocessor.params),
         dict(hashes),
         _device_type(preprocessor, device),
-        _version(),
+        library_version("imagelab"),
     ]
     parts = [picture_sha256, control_type, *made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -198,10 +198,3 @@ def _device_type(preprocessor: PlannedPreprocessor, device: str) -> str:
     from imagelab.pipeline import resolve_device
 
     return resolve_device(device).type
-
-
-def _version() -> str:
-    try:
-        return version("imagelab")
-    except PackageNotFoundError:  # from a source checkout on sys.path
-        return "0+unknown"

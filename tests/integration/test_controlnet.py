@@ -219,7 +219,7 @@ def test_the_unet_is_shared_not_copied_and_keeps_its_dtype(drawer, maps):
 
 def test_a_controlnet_attends_by_sdpa(drawer, models, maps):
     drawer.generate(ask({"type": "canny", "picture": maps[0]}))
-    net = drawer._nets._nets[models / "controlnets" / "canny"].module
+    net = drawer._models.nets._nets[models / "controlnets" / "canny"].module
     assert net.attn_processors
     assert all(isinstance(processor, AttnProcessor2_0) for processor in net.attn_processors.values())
     assert not any(parameter.requires_grad for parameter in net.parameters())
@@ -244,35 +244,35 @@ def test_loras_stay_active_beside_a_controlnet(drawer, maps):
     with_lora = drawer.generate(ask(pose, character="luca"))
     without = drawer.generate(ask(pose, character="luca", use_character_loras=False))
     assert [lora.name for lora in with_lora.record.loras] == ["luca"]
-    assert drawer._patcher.applied == ()
+    assert drawer._models.patcher.applied == ()
     assert with_lora.image.tobytes() != without.image.tobytes()
     assert drawer.generate(ask(pose, character="luca")).image.tobytes() == with_lora.image.tobytes()
-    assert {record.name for record in drawer._patcher.applied} == {"luca"}
+    assert {record.name for record in drawer._models.patcher.applied} == {"luca"}
 
 
 def test_the_former_controlnet_is_gone_when_another_one_comes(drawer, models, maps):
     drawer.generate(ask({"type": "pose", "picture": maps[0]}))
-    former = weakref.ref(drawer._nets._nets[models / "controlnets" / "pose"].module)
+    former = weakref.ref(drawer._models.nets._nets[models / "controlnets" / "pose"].module)
     drawer.generate(ask({"type": "depth", "picture": maps[0]}))
     gc.collect()
     assert former() is None
-    assert drawer._nets.folders == (models / "controlnets" / "depth",)
+    assert drawer._models.nets.folders == (models / "controlnets" / "depth",)
 
 
 def test_as_many_controlnets_stay_as_the_configuration_says(configs, models, maps):
     with CharacterGenerator("puppet", "cpu", with_controls(configs, resident=2)) as drawer:
         for name in ("pose", "depth", "canny", "depth"):
             drawer.generate(ask({"type": name, "picture": maps[0]}))
-        assert [folder.name for folder in drawer._nets.folders] == ["canny", "depth"]
-        kept = drawer._nets._nets[models / "controlnets" / "canny"].module
+        assert [folder.name for folder in drawer._models.nets.folders] == ["canny", "depth"]
+        kept = drawer._models.nets._nets[models / "controlnets" / "canny"].module
         drawer.generate(ask({"type": "canny", "picture": maps[0]}, {"type": "seg", "picture": maps[0]}))
-        assert drawer._nets._nets[models / "controlnets" / "canny"].module is kept
-        assert {folder.name for folder in drawer._nets.folders} == {"canny", "union"}
+        assert drawer._models.nets._nets[models / "controlnets" / "canny"].module is kept
+        assert {folder.name for folder in drawer._models.nets.folders} == {"canny", "union"}
 
 
 def test_a_union_controlnet_is_in_memory_once_for_all_its_controls(drawer, maps):
     drawer.generate(ask(*({"type": name, "model": "union", "picture": maps[0]} for name in ("pose", "seg", "normal"))))
-    assert [folder.name for folder in drawer._nets.folders] == ["union"]
+    assert [folder.name for folder in drawer._models.nets.folders] == ["union"]
 
 
 def test_the_record_says_how_a_control_acted_and_draws_the_picture_again(drawer, maps, tmp_path):

@@ -181,6 +181,92 @@ def test_base_model_that_the_generator_would_refuse_is_a_problem(configs_with, s
     assert place in check.found
 
 
+@pytest.fixture
+def controls_with(configs_with):
+    """A copy of the configuration whose pose control takes its models from the models root, and copies of these."""
+
+    def change(**preprocessor):
+        root = configs_with()
+        path = root / "controlnet_config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["controls"]["pose"]["models"]["puppet"] = {"folder": "net"}
+        config["controls"]["pose"]["preprocessors"]["puppet"] |= {"model": {"folder": "pose"}} | preprocessor
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        for name in ("controlnets/pose", "annotators/pose"):
+            place = root / "models" / name.replace("controlnets/pose", "net").removeprefix("annotators/")
+            shutil.copytree(ROOT / "imagelab/puppets/weights" / name, place)
+        return root / "models"
+
+    return change
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda net: (net / WEIGHTS).unlink(), "holds no .safetensors weights"),
+        (lambda net: (net / "config.json").unlink(), "config.json: isn't there"),
+        (lambda net: (net / "config.json").write_text('{"_class_name": "AutoencoderKL"}'), "is of a AutoencoderKL"),
+        (
+            lambda net: shutil.copy(net / WEIGHTS, net / "diffusion_pytorch_model_promax.safetensors"),
+            f"holds two ControlNets, {WEIGHTS} and diffusion_pytorch_model_promax.safetensors",
+        ),
+        (
+            lambda net: (net / WEIGHTS).rename(net / "diffusion_pytorch_model_promax.safetensors"),
+            "isn't looked for by that name",
+        ),
+    ],
+    ids=["no weights", "no config", "another class", "two unions", "ProMax by its own name"],
+)
+def test_controlnet_that_the_generator_would_refuse_is_a_problem(controls_with, spoil, said):
+    models = controls_with()
+    assert find(examine(), "puppet: ControlNet pose").status == "ok"
+
+    spoil(models / "net")
+    check = find(examine(), "puppet: ControlNet pose")
+    assert check.status == "problem"
+    assert said in check.found
+    assert check.fix
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda pose: (pose / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        (lambda pose: (pose / "config.json").unlink(), "config.json: isn't there"),
+        (lambda pose: (pose / "preprocessor_config.json").unlink(), "preprocessor_config.json: isn't there"),
+        (
+            lambda pose: (pose / "config.json").write_text('{"architectures": ["DPTForDepthEstimation"]}'),
+            "is of a DPTForDepthEstimation, not of a VitPoseForPoseEstimation",
+        ),
+        (
+            lambda pose: (pose / "model_index.json").write_text('{"_class_name": "MarigoldNormalsPipeline"}'),
+            "is of a MarigoldNormalsPipeline, which makes no maps as vitpose",
+        ),
+    ],
+    ids=["no weights", "no config", "no processor", "another class", "a pipeline"],
+)
+def test_estimator_that_making_a_map_would_refuse_is_a_problem(controls_with, spoil, said):
+    models = controls_with()
+    assert find(examine(), "puppet: pose estimator").status == "ok"
+
+    spoil(models / "pose")
+    check = find(examine(), "puppet: pose estimator")
+    assert check.status == "problem"
+    assert said in check.found
+    assert check.fix
+
+
+def test_what_finds_people_must_be_a_detector_to_the_doctor_too(controls_with):
+    controls_with(detector={"folder": "pose"})
+    check = find(examine(), "puppet: person detector for pose")
+
+    assert check.status == "problem"
+    assert "not of a …ForObjectDetection" in check.found
+
+
 def test_single_file_that_holds_no_sdxl_is_a_problem(configs_with):
     root = configs_with(base={"single_file": "base.safetensors"})
     (root / "models").mkdir()

@@ -75,7 +75,11 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
 
 
 def claim_folder(folder: Path) -> list[Path]:
-    """Make the folder; return what was made, the innermost last. Of two batches that want it, one gets it."""
+    """Make the folder; return what was made, the innermost last. Of two batches that want it, one gets it.
+
+    Whatever may still be refused of a batch, ControlMapError included, is to be raised before. Raises
+    InvalidValueError.
+    """
     wanted = [folder / "accepted", folder, *folder.parents]
     made = [path for path in reversed(wanted) if not path.exists()]
     try:
@@ -111,7 +115,10 @@ class BatchBook:
     start: float = field(default_factory=perf_counter)
 
     def add(self, item: BatchItem, generation: Generation | None) -> None:
-        """List a picture and write it to where its path says, with its record inside."""
+        """List a picture and write it to where its path says, with its record inside, and its control maps once.
+
+        Raises ImageFileError or InvalidValueError when they can't be written, GenerationError when the list can't.
+        """
         self.items.append(item)
         if len(self.items) % (1 + len(self.items) // _OFTEN) == 0:
             self._write_list(self.result(), complete=False)

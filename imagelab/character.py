@@ -183,6 +183,17 @@ class CharacterGenerator:
 
             return draw_plan(models, plan, maps, seconds, on_step)
 
+    def control_maps(self, request: GenerationRequest) -> "tuple[ControlMap, ...]":
+        """Return the maps that a request's controls come to, at the picture's size; loads none of SDXL's models.
+
+        They are kept as controlnet_config.yaml says, so that drawing makes no second ones. Raises what `generate`
+        raises.
+        """
+        self._refuse_if_closed()
+        plan = plan_generation(self.configs, self.profile, request)
+        with self._lock:
+            return self._control_maps(plan)
+
     def _control_maps(self, plan: Plan) -> "tuple[ControlMap, ...]":
         if not plan.controls:
             return ()

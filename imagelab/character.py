@@ -9,7 +9,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from imagelab.composition import compose_loras, lora_uses
+from imagelab.composition import PlannedLora, compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
 from imagelab.controls import control_uses, one_control
 from imagelab.errors import GenerationError, InvalidValueError
@@ -172,7 +172,7 @@ class CharacterGenerator:
         ModelFileError, ControlMapError or GenerationError.
         """
         self._refuse_if_closed()
-        plan = plan_generation(self.configs, self.profile, request)
+        plan = self._plan(request)
         with self._lock:
             reset_peak(self.device)
             clock = perf_counter()
@@ -190,9 +190,14 @@ class CharacterGenerator:
         raises.
         """
         self._refuse_if_closed()
-        plan = plan_generation(self.configs, self.profile, request)
+        plan = self._plan(request)
         with self._lock:
             return self._control_maps(plan)
+
+    def _plan(self, request: GenerationRequest) -> Plan:
+        plan = plan_generation(self.configs, self.profile, request)
+        _check_bases(plan.loras)
+        return plan
 
     def _control_maps(self, plan: Plan) -> "tuple[ControlMap, ...]":
         if not plan.controls:
@@ -216,6 +221,7 @@ class CharacterGenerator:
 
         request = GenerationRequest(character=character, additional_loras=lora_uses(loras))
         planned = compose_loras(self.configs, self.profile, request)
+        _check_bases(planned)
         with self._lock:
             models = self._ready()
             models.patcher.clear()
@@ -244,3 +250,11 @@ class CharacterGenerator:
     def __del__(self) -> None:
         if self._models is not None:
             warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
+
+
+def _check_bases(loras: Iterable[PlannedLora]) -> None:
+    """Refuse a LoRA whose file is for another base model than the registry says; only headers are read."""
+    for lora in loras:
+        from imagelab.lora import check_registered_base  # imports torch
+
+        check_registered_base(lora.path, lora.record.name, lora.base)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imagelab.arcface import FaceEncoder
 from imagelab.config import Configs, Profile, Source
+from imagelab.config.loras import BaseName
 from imagelab.control_models import check_controlnet, check_estimator
 from imagelab.doctor.report import Check, Status, first_line
 from imagelab.doctor.software import REINSTALL
@@ -185,8 +186,17 @@ def _hashes(path: Path) -> dict[str, str]:
 
 def _look_at_lora(configs: Configs, name: str, profile: Profile) -> tuple[str, dict[str, str]]:
     path = resolve_lora(configs, name, profile.name)
+    _check_base(path, name, configs.lora_base(name, profile.name))
     digest = file_sha256(path)
     return f"{path.name}, {_size(path.stat().st_size)}, sha256 {digest[:8]}…", {path.name: digest}
+
+
+def _check_base(path: Path, name: str, base: BaseName) -> None:
+    try:
+        from imagelab.lora import check_registered_base
+    except Exception:  # noqa: BLE001  a torch that doesn't import has a line of its own
+        return
+    check_registered_base(path, name, base)
 
 
 def _look_at_pictures(source: Source) -> tuple[str, dict[str, str]]:

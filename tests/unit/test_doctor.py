@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from imagelab.config import load_configs
 from imagelab.doctor import Check, Report, examine, weights
@@ -146,6 +148,12 @@ def test_missing_model_is_a_problem_that_says_what_to_put_where(no_models):
     assert "loras/luca_sdxl.safetensors" in find(report, "sdxl: LoRA luca").found
 
 
+def save_sdxl_lora(path):
+    """Write a LoRA whose cross-attention reads as many channels as SDXL's."""
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{name}.lora_down.weight": torch.ones(4, 2048), f"{name}.lora_up.weight": torch.ones(640, 4)}, path)
+
+
 def test_profile_needs_the_loras_and_the_references_of_one_character(no_models):
     assert find(examine("sdxl"), "sdxl: characters").status == "problem"
 
@@ -155,6 +163,11 @@ def test_profile_needs_the_loras_and_the_references_of_one_character(no_models):
 
     (no_models / "loras").mkdir()
     shutil.copy(shipped / "loras/luca.safetensors", no_models / "loras/luca_sdxl.safetensors")
+    lora = find(examine("sdxl"), "sdxl: LoRA luca")
+    assert lora.status == "problem", "the doctor asks what the generator asks"
+    assert "is for puppet, and not for SDXL" in lora.found
+
+    save_sdxl_lora(no_models / "loras/luca_sdxl.safetensors")
     report = examine("sdxl")
     assert find(report, "sdxl: characters").found.startswith("luca:")
     assert find(report, "sdxl: references of alberto").status == "warning"

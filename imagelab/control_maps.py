@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imagelab.config.options import PaletteName
 from imagelab.errors import InvalidValueError
 
 Picture = NDArray[np.uint8]  # (h, w, 3) RGB
@@ -55,7 +54,7 @@ ADE20K = _palette("""
 # the puppets' parts: backdrop, skin, eyes, hair, mouth, shirt, trousers
 PUPPET = _palette("000000 ffb380 ffffff ff00ff ff0000 00ff00 0000ff")
 # as controlnet_config.yaml names them
-PALETTES: Mapping[PaletteName, Picture] = {"ade20k": ADE20K, "puppet": PUPPET}
+PALETTES: Mapping[str, Picture] = {"ade20k": ADE20K, "puppet": PUPPET}
 
 
 def draw_pose(people: Sequence[ArrayLike], width: int, height: int, threshold: float = JOINT_THRESHOLD) -> Picture:

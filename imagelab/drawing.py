@@ -14,14 +14,12 @@ from imagelab.controls import PlannedControl
 from imagelab.encoding import encode_prompt
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
-from imagelab.pipeline import Guide, LoadedPipeline, device_name, draw
+from imagelab.pipeline import Guide, LoadedPipeline, OnStep, device_name, draw
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import ControlRecord, Generation, GenerationRecord
 from imagelab.versions import library_version
 from imagelab.vram import read_vram
-
-OnStep = Callable[[int, int, Tensor], object]  # as `imagelab.pipeline.draw` calls it
 
 _LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 

@@ -1,5 +1,7 @@
 """What the registry says of a LoRA's base model is held against the file."""
 
+import json
+import struct
 from dataclasses import replace
 
 import pytest
@@ -47,9 +49,10 @@ def test_a_file_that_does_not_tell_its_base_is_left_to_the_model(tmp_path):
 
 
 def test_a_header_with_a_size_below_zero_is_one_error(tmp_path):
-    path = save(tmp_path, 128)
-    content = path.read_bytes().replace(b"[4,128]", b"[-4,-2]").replace(b"[0,2048]", b"[0,32]")
-    path.write_bytes(content)
+    path = tmp_path / "lora.safetensors"
+    entry = {"dtype": "F32", "shape": [-4, -2], "data_offsets": [0, 32]}  # as many bytes as it says
+    header = json.dumps({f"{KEYS}.lora_down.weight": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
     with pytest.raises(ModelFileError, match="corrupt"):
         check_registered_base(path, "luca", "puppet")
 

@@ -106,7 +106,9 @@ _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name 
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return _version()
+        from imagelab.versions import library_version
+
+        return library_version("imagelab")
     if name not in _MODULES:
         raise AttributeError(f"module 'imagelab' has no attribute {name!r}")
     value = getattr(import_module(f"imagelab.{_MODULES[name]}"), name)
@@ -116,12 +118,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely asked for
-
-    try:
-        return version("imagelab")
-    except PackageNotFoundError:  # a source checkout on sys.path, not installed
-        return "0+unknown"

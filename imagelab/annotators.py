@@ -5,7 +5,6 @@ pickles). Each is read for one picture and dropped: maps are kept, so a second l
 and nothing of them lies beside SDXL while it draws.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagelab.control_models import check_estimator
 from imagelab.errors import ModelFileError
 from imagelab.loading import load_or_refuse, quietly
 from imagelab.models import AGAIN, choose_weights
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _PERSON = "person"
 _PERSON_THRESHOLD = 0.5
-_MARIGOLD = "MarigoldNormalsPipeline"
 _MARIGOLD_STEPS = 4  # prs-eth's recommendation for v1-1
 _OUT_OF_MEMORY = "Make the map on the CPU (device='cpu'), lower the preprocessor's resolution, or give a ready map"
 GivenT = ParamSpec("GivenT")
@@ -147,9 +146,7 @@ def _three_outputs(model: Path, image: "Image", params: Mapping[str, Any], devic
 def _marigold(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> Tensor:
     import diffusers
 
-    index = model / "model_index.json"
-    if _class_name(index) != _MARIGOLD:
-        raise ModelFileError(index, f"isn't of a {_MARIGOLD}", "Name the folder of one, or of a normals model")
+    check_estimator(model, "normals", packaged=False)  # a pipeline of another class would load as far as it fits
     with quietly():
         where = resolve_device(device)
         dtype = torch.float16 if where.type == "cuda" else torch.float32
@@ -165,13 +162,6 @@ def _marigold(model: Path, image: "Image", params: Mapping[str, Any], device: st
     )
     normals: Tensor = found.prediction[0].float().cpu()
     return normals.permute(1, 2, 0)
-
-
-def _class_name(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(path, "can't be read", AGAIN) from error
 
 
 def _load(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:

@@ -94,9 +94,12 @@ class BatchImageGenerator:
         picture, into `output_dir` (None: reports/runs/<time>-<character>), where no other batch may be. The list grows
         with the batch, so that `read_batch` reads what a killed one has left.
 
-        Everything is checked before a model is loaded; a bad argument leaves nothing behind. Raises UnknownNameError,
-        InvalidValueError, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError, and ImageFileError
-        when a picture can't be written; metadata.json then lists what there is, and that picture as failed.
+        Everything is checked, and control maps are made, before the models are loaded and the folder is; a bad argument
+        leaves nothing behind. Raises UnknownNameError, InvalidValueError, ProfileError, ModelNotFoundError,
+        ModelFileError, ReferenceStoreError, ControlMapError when a control's picture shows nothing to follow,
+        GenerationError when its map can't be made or the list can't be written, and ImageFileError for a control's
+        picture that can't be read, or when a picture can't be written; metadata.json then lists what there is, and that
+        picture as failed.
         """
         flags = {"enable_consistency_check": enable_consistency_check, "save_rejected": save_rejected}
         if wrong := [name for name, flag in flags.items() if not isinstance(flag, bool)]:
@@ -126,6 +129,7 @@ class BatchImageGenerator:
         plan_generation(self.generator.configs, self.generator.profile, picture)
         folder = free_folder(output_dir, character)
         references = self.references.references(character) if enable_consistency_check else None
+        self.generator.control_maps(picture)
         self.generator.load()
         return self._run(request, references, folder, progress=progress)
 

@@ -11,7 +11,8 @@ from time import perf_counter
 
 from imagelab.config import project_root
 from imagelab.errors import GenerationError, ImageFileError, InvalidValueError
-from imagelab.imagefiles import checked_path, save_png, sha256_file
+from imagelab.imagefiles import checked_path, save_png
+from imagelab.models import file_sha256
 from imagelab.reference_store import CharacterReferences
 from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest, Record
 
@@ -74,7 +75,11 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
 
 
 def claim_folder(folder: Path) -> list[Path]:
-    """Make the folder; return what was made, the innermost last. Of two batches that want it, one gets it."""
+    """Make the folder; return what was made, the innermost last. Of two batches that want it, one gets it.
+
+    Whatever may still be refused of a batch, ControlMapError included, is to be raised before. Raises
+    InvalidValueError.
+    """
     wanted = [folder / "accepted", folder, *folder.parents]
     made = [path for path in reversed(wanted) if not path.exists()]
     try:
@@ -110,7 +115,10 @@ class BatchBook:
     start: float = field(default_factory=perf_counter)
 
     def add(self, item: BatchItem, generation: Generation | None) -> None:
-        """List a picture and write it to where its path says, with its record inside."""
+        """List a picture and write it to where its path says, with its record inside, and its control maps once.
+
+        Raises ImageFileError or InvalidValueError when they can't be written, GenerationError when the list can't.
+        """
         self.items.append(item)
         if len(self.items) % (1 + len(self.items) // _OFTEN) == 0:
             self._write_list(self.result(), complete=False)
@@ -186,4 +194,4 @@ def _settled(item: BatchItem, folder: Path) -> BatchItem:
     if item.path is None or item.sha256:
         return item
     path = folder / item.path
-    return replace(item, sha256=sha256_file(path)) if path.is_file() else replace(item, path=None)
+    return replace(item, sha256=file_sha256(path)) if path.is_file() else replace(item, path=None)

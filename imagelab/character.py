@@ -4,22 +4,18 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from imagelab.checks import check_number
-from imagelab.composition import compose_loras, lora_uses
+from imagelab.composition import PlannedLora, compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
-from imagelab.controls import PlannedControl, control_use, control_uses
+from imagelab.controls import control_uses, one_control
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import check_png_path, control_map_path, save_png
 from imagelab.plan import Plan, plan_generation
-from imagelab.results import ControlRecord, ControlUse, Generation, GenerationRecord, GenerationRequest, LoraUse
+from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 if TYPE_CHECKING:
@@ -27,12 +23,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from imagelab.controlnet import ControlNets
-    from imagelab.lora import LoraComparison, LoraPatcher
-    from imagelab.pipeline import Guide, LoadedPipeline
+    from imagelab.drawing import Models
+    from imagelab.lora import LoraComparison
+    from imagelab.pipeline import LoadedPipeline
     from imagelab.preprocess import ControlMap, MapMaker
-
-_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 
 
 class CharacterGenerator:
@@ -47,7 +41,7 @@ class CharacterGenerator:
     (128, 128)
     """
 
-    _loaded: "LoadedPipeline | None" = None  # on the class: __del__ also meets what __init__ refused
+    _models: "Models | None" = None  # on the class: __del__ also meets what __init__ refused
 
     def __init__(self, profile: str | None = None, device: str = "auto", configs: Configs | None = None) -> None:
         """Choose a profile and a device: "auto", "cpu", "cuda" or "cuda:1"; nothing is loaded yet.
@@ -59,20 +53,18 @@ class CharacterGenerator:
         if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise InvalidValueError("device", device, "auto, cpu, cuda or cuda:<number>")
         self.device = device
-        self._patcher: LoraPatcher | None = None
-        self._nets: ControlNets | None = None
         self._maker: MapMaker | None = None
         self._closed = False
         self._lock = threading.RLock()  # a diffusers pipeline draws one picture at a time
 
     def __repr__(self) -> str:
-        state = "cleaned up" if self._closed else "loaded" if self._loaded else "not loaded"
+        state = "cleaned up" if self._closed else "loaded" if self._models else "not loaded"
         return f"CharacterGenerator(profile={self.profile.name!r}, device={self.device!r}) ({state})"
 
     @property
     def is_loaded(self) -> bool:
         """Say whether the models are in memory."""
-        return self._loaded is not None
+        return self._models is not None
 
     @property
     def pipeline(self) -> "StableDiffusionXLPipeline":
@@ -92,16 +84,16 @@ class CharacterGenerator:
         Raises ModelNotFoundError, ModelFileError, InvalidValueError (no such device) or GenerationError (after
         cleanup).
         """
+        return self._ready().loaded
+
+    def _ready(self) -> "Models":
         with self._lock:
             self._refuse_if_closed()
-            if self._loaded is None:
-                from imagelab.loading import load_pipeline  # seconds, and torch: not before they are needed
-                from imagelab.lora import LoraPatcher
+            if self._models is None:
+                from imagelab.drawing import load_models  # seconds, and torch: not before they are needed
 
-                self._loaded = load_pipeline(self.profile, self.device)
-                at_hand = partial(self._loaded.weights_at_hand, self.profile.memory)
-                self._patcher = LoraPatcher(pipe=self._loaded.pipe, at_hand=at_hand)
-            return self._loaded
+                self._models = load_models(self.configs, self.profile, self.device)
+            return self._models
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -152,7 +144,7 @@ class CharacterGenerator:
             height=height,
             additional_loras=lora_uses(additional_loras),
             controls=(
-                *_one_control(use_controlnet, control_type, control_image, controlnet_scale),
+                *one_control(use_controlnet, control_type, control_image, controlnet_scale),
                 *control_uses(controls),
             ),
         )
@@ -180,14 +172,32 @@ class CharacterGenerator:
         ModelFileError, ControlMapError or GenerationError.
         """
         self._refuse_if_closed()
-        plan = plan_generation(self.configs, self.profile, request)
+        plan = self._plan(request)
         with self._lock:
             reset_peak(self.device)
             clock = perf_counter()
             maps = self._control_maps(plan)  # before SDXL is loaded: a picture that shows nobody needs none of it
             seconds = {"maps": perf_counter() - clock} if maps else {}
-            loaded = self.load()
-            return self._draw(loaded, plan, maps, seconds, on_step)
+            models = self._ready()
+            from imagelab.drawing import draw_plan
+
+            return draw_plan(models, plan, maps, seconds, on_step)
+
+    def control_maps(self, request: GenerationRequest) -> "tuple[ControlMap, ...]":
+        """Return the maps that a request's controls come to, at the picture's size; loads none of SDXL's models.
+
+        They are kept as controlnet_config.yaml says, so that drawing makes no second ones. Raises what `generate`
+        raises.
+        """
+        self._refuse_if_closed()
+        plan = self._plan(request)
+        with self._lock:
+            return self._control_maps(plan)
+
+    def _plan(self, request: GenerationRequest) -> Plan:
+        plan = plan_generation(self.configs, self.profile, request)
+        _check_bases(plan.loras)
+        return plan
 
     def _control_maps(self, plan: Plan) -> "tuple[ControlMap, ...]":
         if not plan.controls:
@@ -198,93 +208,6 @@ class CharacterGenerator:
             self._maker = map_maker(self.configs, self.device)
         maker = self._maker
         return tuple(maker.fit(control, plan.width, plan.height) for control in plan.controls)
-
-    def _draw(
-        self,
-        loaded: "LoadedPipeline",
-        plan: Plan,
-        maps: "tuple[ControlMap, ...]",
-        seconds: Mapping[str, float],
-        on_step: "Callable[[int, int, Tensor], object] | None",
-    ) -> Generation:
-        from imagelab.encoding import encode_prompt
-        from imagelab.pipeline import draw
-
-        clock = [perf_counter()]
-        self._apply_loras(plan)
-        clock.append(perf_counter())
-        embeddings = encode_prompt(loaded.pipe, plan.prompt)
-        clock.append(perf_counter())
-        with (
-            self._guided(loaded, plan, maps) as (guide, controls),
-            self._loras_in_step(plan, on_step) as after_step,
-        ):
-            image = draw(
-                loaded,
-                embeddings,
-                plan.scheduler,
-                seed=plan.seed,
-                width=plan.width,
-                height=plan.height,
-                steps=plan.steps,
-                guidance_scale=plan.guidance_scale,
-                on_step=after_step,
-                guide=guide,
-            )
-        clock.append(perf_counter())
-        stages = ("loras", "prompt", "draw")
-        spent = dict(seconds)
-        spent |= {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
-        peak_gib = read_vram(loaded.device).peak_gib
-        record = _record(plan, loaded, controls, spent | {"total": sum(spent.values())}, peak_gib)
-        return Generation(image=image, record=record, control_maps=tuple(made.image for made in maps))
-
-    @contextmanager
-    def _guided(
-        self, loaded: "LoadedPipeline", plan: Plan, maps: "tuple[ControlMap, ...]"
-    ) -> "Iterator[tuple[Guide | None, tuple[ControlRecord, ...]]]":
-        """Attach the ControlNets that a plan names while the picture is drawn, and say how they act."""
-        if not plan.controls:
-            yield None, ()
-            return
-        from imagelab.controlnet import ControlNets, attached
-        from imagelab.pipeline import Guide
-
-        if self._nets is None:
-            self._nets = ControlNets(loaded=loaded, resident=self.configs.controlnet.resident)
-        nets = self._nets.fetch(plan.controls)
-        records = tuple(
-            _control_record(control, made, net.sha256)
-            for control, made, net in zip(plan.controls, maps, nets, strict=True)
-        )
-        with attached(loaded, nets, plan.controls, self.profile.memory) as pipe:
-            guide = Guide(
-                pipe=pipe,
-                maps=tuple(made.image for made in maps),
-                scales=tuple(control.scale for control in plan.controls),
-                starts=tuple(control.start for control in plan.controls),
-                ends=tuple(control.end for control in plan.controls),
-            )
-            yield guide, records
-
-    @contextmanager
-    def _loras_in_step(
-        self, plan: Plan, on_step: "Callable[[int, int, Tensor], object] | None"
-    ) -> "Iterator[Callable[[int, int, Tensor], None]]":
-        """Wrap `on_step` so that the LoRAs of the next step act in the next step."""
-        assert self._patcher is not None  # noqa: S101  load() makes it
-        with self._patcher.stepping(plan.steps) as go_to:
-
-            def after_step(step: int, steps: int, latents: "Tensor") -> None:
-                if on_step is not None:
-                    on_step(step, steps, latents)
-                go_to(step)  # counted from 1, the step that was done is, counted from 0, the next one
-
-            yield after_step
-
-    def _apply_loras(self, plan: Plan) -> None:
-        assert self._patcher is not None  # noqa: S101  load() makes it
-        self._patcher.apply([(lora.path, lora.record) for lora in plan.loras])
 
     def compare_loras(
         self, loras: Iterable[LoraUse | Mapping[str, Any]], character: str | None = None
@@ -298,22 +221,22 @@ class CharacterGenerator:
 
         request = GenerationRequest(character=character, additional_loras=lora_uses(loras))
         planned = compose_loras(self.configs, self.profile, request)
+        _check_bases(planned)
         with self._lock:
-            loaded = self.load()
-            assert self._patcher is not None  # noqa: S101  load() makes it
-            self._patcher.clear()
-            with loaded.weights_at_hand(self.profile.memory):
-                return compare_loras(loaded.pipe, [(lora.path, lora.record) for lora in planned])
+            models = self._ready()
+            models.patcher.clear()
+            with models.loaded.weights_at_hand(self.profile.memory):
+                return compare_loras(models.loaded.pipe, [(lora.path, lora.record) for lora in planned])
 
     def cleanup(self) -> None:
         """Drop the models and give their memory back; a second call does nothing."""
         with self._lock:
             self._closed = True
             self._maker = None  # it may hold maps even where no model was needed
-            if self._loaded is None:
+            if self._models is None:
                 return
-            self._loaded.pipe.remove_all_hooks()
-            self._loaded = self._patcher = self._nets = None
+            self._models.loaded.pipe.remove_all_hooks()
+            self._models = None
             release_memory()
 
     def __enter__(self) -> Self:
@@ -325,91 +248,13 @@ class CharacterGenerator:
         self.cleanup()
 
     def __del__(self) -> None:
-        if self._loaded is not None:
+        if self._models is not None:
             warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
 
 
-def _one_control(
-    use_controlnet: object, control_type: object, control_image: object, controlnet_scale: object
-) -> tuple[ControlUse, ...]:
-    """Return the control that the arguments of their own ask for; refuse those that would have no effect."""
-    given = {"control_type": control_type, "control_image": control_image, "controlnet_scale": controlnet_scale}
-    if not isinstance(use_controlnet, bool):
-        raise InvalidValueError("use_controlnet", use_controlnet, "True or False")
-    if not use_controlnet:
-        if idle := [name for name, value in given.items() if value is not None]:
-            raise InvalidValueError("use_controlnet", use_controlnet, f"True where there is a {idle[0]}")
-        return ()
-    if control_image is None:
-        raise InvalidValueError("control_image", None, "a picture, or its path, where use_controlnet is True")
-    scale = None if controlnet_scale is None else check_number(controlnet_scale, "controlnet_scale", 0.0, 2.0)
-    return (control_use(image=control_image, place="control_image", type=control_type or "", scale=scale),)
+def _check_bases(loras: Iterable[PlannedLora]) -> None:
+    """Refuse a LoRA whose file is for another base model than the registry says; only headers are read."""
+    for lora in loras:
+        from imagelab.lora import check_registered_base  # imports torch
 
-
-def _control_record(control: PlannedControl, made: "ControlMap", sha256: Mapping[str, str]) -> ControlRecord:
-    return ControlRecord(
-        type=control.type,
-        model=control.model,
-        model_sha256=sha256,
-        scale=control.scale,
-        start=control.start,
-        end=control.end,
-        resize=control.resize,
-        is_map=control.preprocessor is None,
-        image=control.image,
-        image_sha256=control.picture_sha256,
-        map_sha256=made.sha256,
-        preprocessor=made.preprocessor,
-        params=made.params,
-        preprocessor_sha256=made.preprocessor_sha256,
-    )
-
-
-def _record(
-    plan: Plan,
-    loaded: "LoadedPipeline",
-    controls: tuple[ControlRecord, ...],
-    seconds: Mapping[str, float],
-    peak_vram_gib: float,
-) -> GenerationRecord:
-    from imagelab.pipeline import device_name
-
-    request = plan.request
-    return GenerationRecord(
-        profile=plan.profile.name,
-        base_model=_source_name(plan.profile),
-        model_sha256=loaded.sha256,
-        character=request.character,
-        scene_description=request.scene_description,
-        style=request.style,
-        quality_preset=plan.preset.name,
-        prompt=plan.prompt.positive,
-        negative_prompt=plan.prompt.negative,
-        seed=plan.seed,
-        width=plan.width,
-        height=plan.height,
-        steps=plan.steps,
-        guidance_scale=plan.guidance_scale,
-        scheduler=plan.scheduler.name,
-        loras=tuple(lora.record for lora in plan.loras),
-        controls=controls,
-        device=device_name(loaded.device),
-        dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
-        memory_policy=plan.profile.memory.policy,
-        degraded=loaded.degraded,
-        versions={library: _version(library) for library in _LIBRARIES},
-        seconds=seconds,
-        peak_vram_gib=peak_vram_gib,
-    )
-
-
-def _source_name(profile: Profile) -> str:
-    base = profile.base
-    return f"{base.hub.repo}@{base.hub.revision}" if base.hub else base.package or base.folder or str(base.single_file)
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # imagelab from a source checkout on sys.path
-        return "0+unknown"
+        check_registered_base(lora.path, lora.record.name, lora.base)

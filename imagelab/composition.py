@@ -8,6 +8,7 @@ from typing import Any
 from imagelab.checks import check_number
 from imagelab.config import Character, Combination, Configs, Lora, LoraChoice, Profile, pick
 from imagelab.config.blocks import block_weights
+from imagelab.config.loras import BaseName
 from imagelab.errors import InvalidValueError, ModelNotFoundError, UnknownNameError
 from imagelab.models import file_sha256, resolve_lora, resolve_source
 from imagelab.results import GenerationRequest, LoraRecord, LoraUse
@@ -25,6 +26,7 @@ class PlannedLora:
 
     path: Path
     record: LoraRecord
+    base: BaseName  # that the registry says the file is for
 
 
 def lora_uses(loras: Iterable[LoraUse | Mapping[str, Any]]) -> tuple[LoraUse, ...]:
@@ -195,4 +197,5 @@ def _acts(record: LoraRecord) -> bool:
 
 def _planned(configs: Configs, profile: Profile, record: LoraRecord) -> PlannedLora:
     path = resolve_lora(configs, record.name, profile.name)
-    return PlannedLora(path=path, record=replace(record, sha256=file_sha256(path)))
+    base = configs.lora_base(record.name, profile.name)
+    return PlannedLora(path=path, record=replace(record, sha256=file_sha256(path)), base=base)

@@ -4,7 +4,7 @@ A ControlNet knows the colours and the conventions that it was trained with and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -53,6 +53,8 @@ ADE20K = _palette("""
 """)
 # the puppets' parts: backdrop, skin, eyes, hair, mouth, shirt, trousers
 PUPPET = _palette("000000 ffb380 ffffff ff00ff ff0000 00ff00 0000ff")
+# as controlnet_config.yaml names them
+PALETTES: Mapping[str, Picture] = {"ade20k": ADE20K, "puppet": PUPPET}
 
 
 def draw_pose(people: Sequence[ArrayLike], width: int, height: int, threshold: float = JOINT_THRESHOLD) -> Picture:

@@ -1,6 +1,5 @@
 """ControlNets at inference: read, kept as long as they are needed, put beside the pipeline's own models."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +18,15 @@ from diffusers import (
 from torch import Tensor
 
 from imagelab.config import MemoryPolicy
+from imagelab.control_models import check_controlnet
 from imagelab.controls import PlannedControl
 from imagelab.errors import GenerationError, ModelFileError
 from imagelab.loading import check_complete, load_or_refuse, quietly
-from imagelab.models import AGAIN, check_model, weight_files
+from imagelab.models import AGAIN, weight_files
 from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa, within_memory
 from imagelab.safetensors_files import check_safetensors
 from imagelab.vram import release_memory
 
-_CLASS_NAMES = ("ControlNetModel", "ControlNetUnionModel", "ControlNetModel_Union")  # the last is of xinsir's own code
 _UNION_TENSOR = "task_embedding"  # only a union ControlNet has it, whatever its config.json calls the class
 _MUST_FIT = ("in_channels", "block_out_channels", "layers_per_block")  # else their outputs don't fit the UNet's
 _MUST_FIT_ATTENTION = "cross_attention_dim"
@@ -153,12 +152,11 @@ class ControlNets:
 def load_controlnet(control: PlannedControl, loaded: LoadedPipeline) -> LoadedNet:
     """Read a ControlNet in the UNet's dtype, whatever it is stored in.
 
-    Raises ModelFileError, also for one that doesn't fit the UNet; ModelNotFoundError.
+    Raises ModelFileError, also for one that doesn't fit the UNet and for two in one folder; ModelNotFoundError.
     """
     unet = loaded.pipe.unet
-    _check_config(control.folder / "config.json")
     dtype = str(unet.dtype).removeprefix("torch.")
-    hashes, variant = check_model(control.folder, dtype, packaged=control.packaged)
+    hashes, variant = check_controlnet(control.folder, dtype, packaged=control.packaged)
     tensors = {name for path in weight_files(control.folder, variant) for name in check_safetensors(path)}
     net_class = ControlNetUnionModel if _UNION_TENSOR in tensors else ControlNetModel
     with quietly():
@@ -175,15 +173,6 @@ def load_controlnet(control: PlannedControl, loaded: LoadedPipeline) -> LoadedNe
     module.requires_grad_(requires_grad=False).eval()
     use_sdpa(module)
     return LoadedNet(module=module, sha256=hashes)
-
-
-def _check_config(path: Path) -> None:
-    try:
-        class_name = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(path, "can't be read", AGAIN) from error
-    if class_name not in _CLASS_NAMES:
-        raise ModelFileError(path, f"is of a {class_name}, not of a ControlNet", "Use a ControlNet for SDXL")
 
 
 def _check_fit(module: Any, unet: UNet2DConditionModel, control: PlannedControl) -> None:

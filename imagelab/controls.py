@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_CONTROLS = 8  # at once: beyond it the picture has nothing left to follow
-_SCALE = ("scale", 0.0, 2.0)
+_SCALES = (0.0, 2.0)
 _IN_MEMORY = "memory"  # folder of the paths that stand for pictures without a file
 _IN_MEMORY_PATH = re.compile(rf"{_IN_MEMORY}/[0-9a-f]{{64}}")  # a user's own memory/pose.png is a file like others
 _EXAMPLE = '[{"type": "pose", "image": "pose.png", "scale": 0.9}]'
@@ -109,6 +109,26 @@ def control_use(*, image: object, place: str, **given: Any) -> ControlUse:
     return ControlUse(image=checked_path(image, f"{place}.image"), **given)
 
 
+def one_control(
+    use_controlnet: object, control_type: object, control_image: object, controlnet_scale: object
+) -> tuple[ControlUse, ...]:
+    """Return the control that the arguments of `generate_character` for one ask for, if they do.
+
+    Raises InvalidValueError for what isn't one, and for an argument that would have no effect.
+    """
+    given = {"control_type": control_type, "control_image": control_image, "controlnet_scale": controlnet_scale}
+    if not isinstance(use_controlnet, bool):
+        raise InvalidValueError("use_controlnet", use_controlnet, "True or False")
+    if not use_controlnet:
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise InvalidValueError("use_controlnet", use_controlnet, f"True where there is a {idle[0]}")
+        return ()
+    if control_image is None:
+        raise InvalidValueError("control_image", None, "a picture, or its path, where use_controlnet is True")
+    scale = None if controlnet_scale is None else check_number(controlnet_scale, "controlnet_scale", *_SCALES)
+    return (control_use(image=control_image, place="control_image", type=control_type or "", scale=scale),)
+
+
 def plan_controls(
     configs: Configs, profile: Profile, controls: Iterable[ControlUse | Mapping[str, Any]], steps: int
 ) -> tuple[PlannedControl, ...]:
@@ -136,8 +156,7 @@ def _checked(configs: Configs, use: ControlUse, steps: int, place: str) -> Contr
         _choice(use.model, f"{place}model", get_args(ControlModel))
     if not isinstance(use.is_map, bool):
         raise InvalidValueError(f"{place}is_map", use.is_map, "True or False")
-    name, low, high = _SCALE
-    scale = check_number(_or(use.scale, control.conditioning_scale), place + name, low, high)
+    scale = check_number(_or(use.scale, control.conditioning_scale), f"{place}scale", *_SCALES)
     start = check_number(_or(use.start, control.guidance_start), f"{place}start", 0.0, 1.0)
     end = check_number(_or(use.end, control.guidance_end), f"{place}end", 0.0, 1.0)
     if start >= end:

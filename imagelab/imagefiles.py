@@ -200,9 +200,3 @@ def pixels_sha256(image: "Image.Image") -> str:
 def control_map_path(path: Path, index: int, control_type: str) -> Path:
     """Return where the map of a picture's control lies beside it: luca.png has luca.control-0-pose.png."""
     return path.with_name(f"{path.stem}.control-{index}-{control_type}.png")
-
-
-def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a file in hex."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

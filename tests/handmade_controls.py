@@ -116,7 +116,8 @@ def with_controls(configs, *, params=None, models=None, annotators=None, **chang
     for name, control in configs.controlnet.controls.items():
         net = models.get(name, name)
         estimator = None if name == "canny" else Source(folder=f"annotators/{annotators.get(name, name)}")
-        preprocessor = Preprocessor(name=PREPROCESSORS[name], model=estimator, params=params.get(name, {}))
+        given = {"palette": "puppet"} if name == "seg" else {}
+        preprocessor = Preprocessor(name=PREPROCESSORS[name], model=estimator, params=given | params.get(name, {}))
         own = Source(folder=f"controlnets/{net}") if name in ("pose", "canny", "depth") else None
         update = {"models": {"puppet": own}, "preprocessors": {"puppet": preprocessor}}
         controls[name] = control.model_copy(update=update)

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagelab.config.base import Source, ValueT, pick
 from imagelab.config.characters import Character, CharacterPresets
 from imagelab.config.controlnet import Control, ControlNetConfig, Preprocessor
-from imagelab.config.loras import Combination, Lora, LoraRegistry
+from imagelab.config.loras import BaseName, Combination, Lora, LoraRegistry
 from imagelab.config.sdxl import Profile, QualityPreset, Scheduler, SdxlConfig, Style
 from imagelab.errors import ProfileError
 
@@ -71,6 +71,14 @@ class Configs:
         return self._for_profile(
             profile, lora.files, f"file of LoRA {name!r}", f"loras.{name}.files in lora_registry.yaml"
         )
+
+    def lora_base(self, name: str, profile: str) -> BaseName:
+        """Return the base model that the registry says a LoRA's file for the profile is for.
+
+        Raises ProfileError when it says none.
+        """
+        where = f"loras.{name}.base in lora_registry.yaml"
+        return self._for_profile(profile, self.lora(name).base, f"base of LoRA {name!r}", where)
 
     def control_source(self, control_type: str, profile: str, model: str | None = None) -> Source:
         """Return where the profile's ControlNet for a kind of control comes from.

@@ -26,6 +26,7 @@ REFERENCES: tuple[tuple[str, str, str, str, str], ...] = (
     (_SDXL, "profiles.*.quality_presets.*.size", "size", _SDXL, "profiles.{0}.sizes"),
     (_LORAS, "loras.*.files.<key>", "profile", _SDXL, "profiles"),
     (_LORAS, "loras.*.sha256.<key>", "key of files", _LORAS, "loras.{0}.files"),
+    (_LORAS, "loras.*.base.<key>", "profile", _SDXL, "profiles"),
     (_LORAS, "combinations.*.loras.*.name", "LoRA", _LORAS, "loras"),
     (_CONTROLS, "controls.*.models.<key>", "profile", _SDXL, "profiles"),
     (_CONTROLS, "controls.*.preprocessors.<key>", "profile", _SDXL, "profiles"),
@@ -64,6 +65,7 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_spacings(documents[_SDXL])
     _check_sizes(documents[_SDXL])
     _check_guidance(documents[_CONTROLS])
+    _check_bases(documents)
     _check_steps_of_loras(documents[_LORAS], "combinations")
     _check_steps_of_loras(documents[_CHARACTERS], "characters")
     _check_preprocessors(documents[_CONTROLS])
@@ -170,6 +172,15 @@ def _check_guidance(document: Document) -> None:
         start, end = control.get("guidance_start", 0.0), control.get("guidance_end", 1.0)
         if type(start) in {int, float} and type(end) in {int, float} and start >= end:
             document.add(path, f"guidance_start {start} must be below guidance_end {end}")
+
+
+def _check_bases(documents: dict[str, Document]) -> None:
+    """Each file of a LoRA must have a base model; that of an unknown profile has a problem of its own."""
+    profiles = {name for _, name in _walk(documents[_SDXL].data, ["profiles", "<key>"])}
+    for path, bases in _walk(documents[_LORAS].data, ["loras", "*", "base"]):
+        files = {name for _, name in _walk(documents[_LORAS].data, [*map(str, path[:-1]), "files", "<key>"])}
+        if isinstance(bases, dict) and (missing := sorted(map(str, files & profiles - bases.keys()))):
+            documents[_LORAS].add(path, f"must also say which base model the file of {', '.join(missing)} is for")
 
 
 def _check_steps_of_loras(document: Document, table: str) -> None:

@@ -1,5 +1,6 @@
 """Schema of `lora_registry.yaml`: the LoRAs by name, and combinations of them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict
@@ -8,6 +9,9 @@ from imagelab.config.base import Config, Entry, Fraction, Name, SafetensorsFile,
 from imagelab.config.blocks import BlockWeights
 
 LoraKind = Literal["character", "style", "background", "pose"]
+BaseName = Literal["SDXL", "puppet"]
+# channels that the cross-attention of each base model reads: what the shapes in a LoRA file tell it by
+BASE_WIDTHS: Mapping[BaseName, int] = {"SDXL": 2048, "puppet": 128}
 
 
 class LoraChoice(Config):
@@ -46,8 +50,8 @@ class Lora(Entry):
     """Factors by block, as a preset's name (NONE, ALL, INS, IND, INALL, MIDD, OUTD, OUTS, OUTALL), 12 numbers or 20."""
     trigger_words: Annotated[tuple[Text, ...], Strict(strict=False)] = ()
     """Put into the prompt whenever the LoRA is applied."""
-    base: Text
-    """The model that it was trained on."""
+    base: Annotated[dict[Name, BaseName], Field(min_length=1)]
+    """Profile: base model that the file is for; one that is for another, by its keys and shapes, is refused."""
     licence: Text
     source: Text
     """Where it comes from, or how it was made."""

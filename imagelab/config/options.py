@@ -11,6 +11,9 @@ from imagelab.config.base import Config, Fraction, SidePx
 # How the steps are spread: diffusers refuses two of these, or overlooks one.
 SPACINGS = ("use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas")
 
+PaletteName = Literal["ade20k", "puppet"]
+DEFAULT_PALETTE: PaletteName = "ade20k"  # SDXL's ControlNets were trained with it
+
 _Order = Annotated[int, Field(ge=1, le=3)]
 _Joints = Annotated[int, Field(ge=1, le=17)]
 _Steps = Annotated[int, Field(ge=1, le=50)]
@@ -55,7 +58,7 @@ _PREPROCESSORS: dict[str, dict[str, Any]] = {
     "vitpose": {"threshold": Fraction, "person_threshold": Fraction, "min_joints": _Joints},
     "canny": {"low_threshold": _Threshold, "high_threshold": _Threshold, "resolution": SidePx},
     "depth": {"resolution": SidePx},
-    "segmentation": {"resolution": SidePx},
+    "segmentation": {"resolution": SidePx, "palette": PaletteName},
     "normals": {"resolution": SidePx, "flip_x": bool, "steps": _Steps, "seed": _Seed},
 }
 CANNY_THRESHOLDS = {"low_threshold": 100, "high_threshold": 200}  # where none are given, as in controlnet_aux

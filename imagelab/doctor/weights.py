@@ -7,6 +7,8 @@ from pathlib import Path
 
 from imagelab.arcface import FaceEncoder
 from imagelab.config import Configs, Profile, Source
+from imagelab.config.loras import BaseName
+from imagelab.control_models import check_controlnet, check_estimator
 from imagelab.doctor.report import Check, Status, first_line
 from imagelab.doctor.software import REINSTALL
 from imagelab.errors import ImageLabError, ModelNotFoundError
@@ -57,22 +59,32 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
     for name, character in configs.character_presets.characters.items():
         if source := character.references.get(profile.name):
             yield _attempt(_references(profile, name), partial(_look_at_pictures, source), "warning")
-    yield from _controls(configs, profile)
+    yield from _controls(configs, profile, dtype)
 
 
-def _controls(configs: Configs, profile: Profile) -> Iterator[Check]:
+def _controls(configs: Configs, profile: Profile, dtype: str) -> Iterator[Check]:
     """Look at the ControlNets and at what makes their maps; a profile draws without them too."""
-    union = configs.controlnet.union.get(profile.name)
-    if union:
-        yield _files(f"{profile.name}: ControlNet union", union, missing="warning")
+    if union := configs.controlnet.union.get(profile.name):
+        yield _controlnet(f"{profile.name}: ControlNet union", union, dtype)
     for name, control in configs.controlnet.controls.items():
         if source := control.models.get(profile.name):
-            yield _files(f"{profile.name}: ControlNet {name}", source, missing="warning")
+            yield _controlnet(f"{profile.name}: ControlNet {name}", source, dtype)
         preprocessor = control.preprocessors.get(profile.name)
         if preprocessor and preprocessor.model:
-            yield _files(f"{profile.name}: {name} estimator", preprocessor.model, missing="warning")
+            yield _estimator(f"{profile.name}: {name} estimator", preprocessor.model, preprocessor.name)
         if preprocessor and preprocessor.detector:
-            yield _files(f"{profile.name}: person detector for {name}", preprocessor.detector, missing="warning")
+            yield _estimator(f"{profile.name}: person detector for {name}", preprocessor.detector, "detector")
+
+
+def _controlnet(name: str, source: Source, dtype: str) -> Check:
+    def check(folder: Path) -> Mapping[str, str]:
+        return check_controlnet(folder, dtype, packaged=bool(source.package))[0]
+
+    return _files(name, source, check, missing="warning")
+
+
+def _estimator(name: str, source: Source, role: str) -> Check:
+    return _files(name, source, partial(check_estimator, role=role, packaged=bool(source.package)), missing="warning")
 
 
 def _face(profile: Profile) -> str:
@@ -174,8 +186,17 @@ def _hashes(path: Path) -> dict[str, str]:
 
 def _look_at_lora(configs: Configs, name: str, profile: Profile) -> tuple[str, dict[str, str]]:
     path = resolve_lora(configs, name, profile.name)
+    _check_base(path, name, configs.lora_base(name, profile.name))
     digest = file_sha256(path)
     return f"{path.name}, {_size(path.stat().st_size)}, sha256 {digest[:8]}…", {path.name: digest}
+
+
+def _check_base(path: Path, name: str, base: BaseName) -> None:
+    try:
+        from imagelab.lora import check_registered_base
+    except Exception:  # noqa: BLE001  a torch that doesn't import has a line of its own
+        return
+    check_registered_base(path, name, base)
 
 
 def _look_at_pictures(source: Source) -> tuple[str, dict[str, str]]:

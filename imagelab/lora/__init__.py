@@ -5,6 +5,7 @@ from imagelab.lora.compare import LoraComparison, compare_loras
 from imagelab.lora.inspect import inspect_lora
 from imagelab.lora.patcher import LoraPatcher
 from imagelab.lora.read import read_lora
+from imagelab.lora.registered import check_registered_base
 from imagelab.lora.report import LoraReport
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LoraComparison",
     "LoraPatcher",
     "LoraReport",
+    "check_registered_base",
     "compare_loras",
     "inspect_lora",
     "pipeline_base",

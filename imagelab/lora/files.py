@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagelab.lora.layers import LoraLayer
-from imagelab.lora.read import check_unchanged, fit_lora, read_lora
-from imagelab.lora.stored import open_lora
+from imagelab.lora.read import check_unchanged, fit_lora, open_unchanged, read_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -32,8 +31,7 @@ class LoraFiles:
             return read_lora(path, self.pipe)  # which says what is wrong
         if version not in self._kept:
             self._forget(version[0])
-            lora = open_lora(path)
-            check_unchanged(path, lora.sha256, sha256)
+            lora = open_unchanged(path, sha256)
             self._kept[version] = lora.sha256, fit_lora(lora, self.pipe)
         self._kept.move_to_end(version)
         digest, layers = self._kept[version]

@@ -19,9 +19,14 @@ def read_lora(path: Path, pipe: "StableDiffusionXLPipeline", sha256: str = "") -
     LoRA, LoCon, DoRA, LoHa and LoKr. Raises ModelFileError unless all of it fits: every key, every shape, every
     number, and an effect at all; and unless what is read has this sha256, if one is given. ModelNotFoundError.
     """
+    return fit_lora(open_unchanged(path, sha256), pipe)
+
+
+def open_unchanged(path: Path, sha256: str) -> StoredLora:
+    """Read a file as `open_lora` does; raises ModelFileError also unless it has this sha256, if one is given."""
     lora = open_lora(path)
-    check_unchanged(lora.path, lora.sha256, sha256)
-    return fit_lora(lora, pipe)
+    check_unchanged(path, lora.sha256, sha256)
+    return lora
 
 
 def check_unchanged(path: Path, actual: str, expected: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -108,6 +109,20 @@ def open_lora(path: Path) -> StoredLora:
         raise ModelFileError(path, f"can't be read: {' '.join(str(error).split())[:200]}", FETCH_AGAIN) from error
     digest = hashlib.sha256(content).hexdigest()
     return _sort_out(path, digest, tensors, _text_only(header.get("__metadata__")))
+
+
+def open_header(path: Path) -> StoredLora:
+    """Read a file's header alone: what is stored has names and shapes, but no numbers, and the sha256 isn't known.
+
+    Raises ModelFileError or ModelNotFoundError.
+    """
+    header = check_safetensors(path)
+    metadata = _text_only(header.pop("__metadata__", None))
+    try:
+        tensors = {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
+    except (RuntimeError, TypeError) as error:  # a size below 0, a size that is no whole number
+        raise ModelFileError(path, "is corrupt: its header describes no tensors", FETCH_AGAIN) from error
+    return _sort_out(path, "", tensors, metadata)
 
 
 def _sort_out(path: Path, sha256: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StoredLora:

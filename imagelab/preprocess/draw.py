@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.config.options import CANNY_THRESHOLDS
+from imagelab.config import pick
+from imagelab.config.options import CANNY_THRESHOLDS, DEFAULT_PALETTE
 from imagelab.control_maps import (
-    ADE20K,
     JOINT_THRESHOLD,
-    PUPPET,
+    PALETTES,
     Picture,
     canny_map,
     depth_map,
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MIN_JOINTS = 3  # below it, what looks like a person is noise
-_PALETTES = {len(palette): palette for palette in (ADE20K, PUPPET)}
 
 
 def draw_map(control_type: str, picture: "Image", preprocessor: PlannedPreprocessor, device: str, name: str) -> "Image":
     """Return the map of an RGB picture, of its size; `name` calls the picture in errors.
 
-    Raises ControlMapError when nothing is found in the picture; ModelFileError.
+    Raises ControlMapError when nothing is found in the picture; ModelFileError; UnknownNameError for a palette.
     """
     from PIL import Image
 
@@ -88,12 +87,14 @@ def _depth(picture: "Image", preprocessor: PlannedPreprocessor, device: str, nam
 def _seg(picture: "Image", preprocessor: PlannedPreprocessor, device: str, _name: str) -> Picture:
     from imagelab.annotators import estimate_labels
 
+    chosen = preprocessor.params.get("palette", DEFAULT_PALETTE)
+    palette = pick("palette", PALETTES, chosen)
     labels, count = estimate_labels(_model(preprocessor), picture, preprocessor.params, device)
-    if count not in _PALETTES:
-        known = " or ".join(str(size) for size in _PALETTES)
-        reason = f"knows {count} labels, and no ControlNet has a palette of {count}"
-        raise ModelFileError(_model(preprocessor), reason, f"Use a model with {known} labels (ADE20K's are 150)")
-    return seg_map(labels, _PALETTES[count])
+    if count != len(palette):
+        reason = f"knows {count} labels, and the palette {chosen} has {len(palette)} colours"
+        fix = "Name the palette of its labels, which the ControlNet must know too, or use a model of that palette's"
+        raise ModelFileError(_model(preprocessor), reason, fix)
+    return seg_map(labels, palette)
 
 
 def _normal(picture: "Image", preprocessor: PlannedPreprocessor, device: str, name: str) -> Picture:

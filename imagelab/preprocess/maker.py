@@ -6,17 +6,17 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagelab.config import Configs, load_configs, project_root
+from imagelab.control_models import check_estimator
 from imagelab.controls import PlannedControl, PlannedPreprocessor, control_use, plan_preprocessor
-from imagelab.errors import ImageFileError, InvalidValueError, ModelFileError
+from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.imagefiles import open_image, pixels_sha256, save_png
-from imagelab.models import check_model, file_sha256
 from imagelab.preprocess.draw import draw_map, refuse_blank
 from imagelab.preprocess.fit import fit_picture
+from imagelab.versions import library_version
 
 if TYPE_CHECKING:
     import os
@@ -167,12 +167,7 @@ def _hashes(preprocessor: PlannedPreprocessor) -> dict[str, str]:
     for role, folder, packaged in models:
         if folder is None:
             continue
-        if (folder / "model_index.json").is_file():  # a pipeline, of several parts
-            files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*.safetensors")}
-        else:
-            files, _ = check_model(folder, "float32", packaged=packaged)
-        if not files:
-            raise ModelFileError(folder, "holds no .safetensors weights", "Download them: pickles aren't read")
+        files = check_estimator(folder, preprocessor.name if role == "model" else role, packaged=packaged)
         hashes |= {f"{role}/{name}": digest for name, digest in files.items()}
     return hashes
 
@@ -186,7 +181,7 @@ def _key(
         dict(preprocessor.params),
         dict(hashes),
         _device_type(preprocessor, device),
-        _version(),
+        library_version("imagelab"),
     ]
     parts = [picture_sha256, control_type, *made_by]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -198,10 +193,3 @@ def _device_type(preprocessor: PlannedPreprocessor, device: str) -> str:
     from imagelab.pipeline import resolve_device
 
     return resolve_device(device).type
-
-
-def _version() -> str:
-    try:
-        return version("imagelab")
-    except PackageNotFoundError:  # from a source checkout on sys.path
-        return "0+unknown"

@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 from imagelab import CharacterGenerator, GenerationRecord, GenerationRequest, InvalidValueError, ModelFileError
 from imagelab.batch import BatchImageGenerator
 from imagelab.config import Source
-from imagelab.controlnet import ControlSet, attached, load_controlnet
+from imagelab.controlnet import ControlSet, LoadedNet, attached, load_controlnet
 from imagelab.controls import control_uses, plan_controls
 from imagelab.encoding import encode_prompt
-from imagelab.errors import ImageFileError, ModelNotFoundError
+from imagelab.errors import ControlMapError, GenerationError, ImageFileError, ModelNotFoundError
 from imagelab.imagefiles import pixels_sha256, read_record
 from imagelab.pipeline import build_scheduler
 from imagelab.plan import plan_generation
@@ -219,7 +219,7 @@ def test_the_unet_is_shared_not_copied_and_keeps_its_dtype(drawer, maps):
 
 def test_a_controlnet_attends_by_sdpa(drawer, models, maps):
     drawer.generate(ask({"type": "canny", "picture": maps[0]}))
-    net = drawer._nets._nets[models / "controlnets" / "canny"].module
+    net = drawer._models.nets._nets[models / "controlnets" / "canny"].module
     assert net.attn_processors
     assert all(isinstance(processor, AttnProcessor2_0) for processor in net.attn_processors.values())
     assert not any(parameter.requires_grad for parameter in net.parameters())
@@ -244,35 +244,109 @@ def test_loras_stay_active_beside_a_controlnet(drawer, maps):
     with_lora = drawer.generate(ask(pose, character="luca"))
     without = drawer.generate(ask(pose, character="luca", use_character_loras=False))
     assert [lora.name for lora in with_lora.record.loras] == ["luca"]
-    assert drawer._patcher.applied == ()
+    assert drawer._models.patcher.applied == ()
     assert with_lora.image.tobytes() != without.image.tobytes()
     assert drawer.generate(ask(pose, character="luca")).image.tobytes() == with_lora.image.tobytes()
-    assert {record.name for record in drawer._patcher.applied} == {"luca"}
+    assert {record.name for record in drawer._models.patcher.applied} == {"luca"}
 
 
 def test_the_former_controlnet_is_gone_when_another_one_comes(drawer, models, maps):
     drawer.generate(ask({"type": "pose", "picture": maps[0]}))
-    former = weakref.ref(drawer._nets._nets[models / "controlnets" / "pose"].module)
+    former = weakref.ref(drawer._models.nets._nets[models / "controlnets" / "pose"].module)
     drawer.generate(ask({"type": "depth", "picture": maps[0]}))
     gc.collect()
     assert former() is None
-    assert drawer._nets.folders == (models / "controlnets" / "depth",)
+    assert drawer._models.nets.folders == (models / "controlnets" / "depth",)
 
 
 def test_as_many_controlnets_stay_as_the_configuration_says(configs, models, maps):
     with CharacterGenerator("puppet", "cpu", with_controls(configs, resident=2)) as drawer:
         for name in ("pose", "depth", "canny", "depth"):
             drawer.generate(ask({"type": name, "picture": maps[0]}))
-        assert [folder.name for folder in drawer._nets.folders] == ["canny", "depth"]
-        kept = drawer._nets._nets[models / "controlnets" / "canny"].module
+        assert [folder.name for folder in drawer._models.nets.folders] == ["canny", "depth"]
+        kept = drawer._models.nets._nets[models / "controlnets" / "canny"].module
         drawer.generate(ask({"type": "canny", "picture": maps[0]}, {"type": "seg", "picture": maps[0]}))
-        assert drawer._nets._nets[models / "controlnets" / "canny"].module is kept
-        assert {folder.name for folder in drawer._nets.folders} == {"canny", "union"}
+        assert drawer._models.nets._nets[models / "controlnets" / "canny"].module is kept
+        assert {folder.name for folder in drawer._models.nets.folders} == {"canny", "union"}
 
 
 def test_a_union_controlnet_is_in_memory_once_for_all_its_controls(drawer, maps):
     drawer.generate(ask(*({"type": name, "model": "union", "picture": maps[0]} for name in ("pose", "seg", "normal"))))
-    assert [folder.name for folder in drawer._nets.folders] == ["union"]
+    assert [folder.name for folder in drawer._models.nets.folders] == ["union"]
+
+
+def test_a_mode_that_a_union_controlnet_lacks_is_refused_when_it_is_fetched(configs, maps):
+    own = with_controls(configs)
+    seg = own.controlnet.controls["seg"].model_copy(update={"union_mode": 6})  # the first that it doesn't know
+    seg._name = "seg"
+    own = with_controls(configs, controls=own.controlnet.controls | {"seg": seg})
+    with CharacterGenerator("puppet", "cpu", own) as drawer:
+        with pytest.raises(ModelFileError, match=r"knows 6 kinds of control; union_mode 6 .*Correct union_mode of seg"):
+            drawer.generate(ask({"type": "seg", "picture": maps[0]}))
+        drawer.generate(ask({"type": "pose", "model": "union", "picture": maps[0]}))
+
+
+def test_running_out_of_gpu_memory_beside_a_controlnet_is_an_error_and_leaves_no_trace(drawer, maps, plain):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    request = ask({"type": "pose", "picture": maps[0]})
+    controlled = drawer.generate(request).image.tobytes()
+    (net,) = drawer._models.nets._nets.values()
+    with net.module.register_forward_pre_hook(run_out), pytest.raises(GenerationError, match="model_offload"):
+        drawer.generate(request)
+    assert drawer.generate(request).image.tobytes() == controlled
+    assert drawer.generate(ask()).image.tobytes() == plain.tobytes()
+
+
+class TooLarge(ControlNetModel):
+    """A ControlNet that finds no place on a GPU at the first try."""
+
+    refused = True
+
+    def _apply(self, function, recurse=True):
+        if not self.refused:
+            self.refused = True
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super()._apply(function, recurse)
+
+
+def test_a_controlnet_that_finds_no_place_beside_the_pipeline_is_an_error(drawer, models, maps):
+    drawer.load()
+    net = TooLarge.from_pretrained(models / "controlnets" / "canny")
+    net.refused = False
+    use = ControlUse(type="canny", image=Path("drawn"), picture=maps[0], is_map=True)
+    plans = plan_controls(drawer.configs, drawer.profile, [use], STEPS)
+    beside = attached(drawer.load(), [LoadedNet(module=net, sha256={})], plans, drawer.profile.memory)
+    with pytest.raises(GenerationError, match=r"out of GPU memory.*model_offload"), beside:
+        pass
+    assert net.refused
+
+
+def test_a_control_of_a_union_controlnet_costs_no_pass_once_its_window_is_over(drawer, maps):
+    early = {"type": "pose", "model": "union", "picture": maps[0], "start": 0.0, "end": 0.5}
+    whole = {"type": "depth", "model": "union", "picture": maps[1], "start": 0.0, "end": 1.0}
+    drawer.generate(ask(early))
+    (net,) = drawer._models.nets._nets.values()
+    acting = []
+    with net.module.register_forward_pre_hook(
+        lambda _, __, given: acting.append(given["control_type_idx"]), with_kwargs=True
+    ):
+        drawer.generate(ask(early))
+        assert acting == [[0], [0]], "at two of four steps"
+        acting.clear()
+        drawer.generate(ask(early, whole))
+    assert acting == [[0, 1], [0, 1], [1], [1]]
+
+
+@pytest.mark.parametrize("window", [{"start": 0.3, "end": 0.45}, {"start": 0.8, "end": 0.9}], ids=str)
+def test_a_window_without_a_step_is_refused_for_a_union_controlnet_too_unless_its_scale_is_0(
+    drawer, maps, plain, window
+):
+    elapsed = {"type": "pose", "model": "union", "picture": maps[0], **window}
+    with pytest.raises(InvalidValueError, match=r"controls\[0\]\.start and end must be .* one of 4 steps"):
+        drawer.generate(ask(elapsed))
+    assert drawer.generate(ask(elapsed | {"scale": 0.0})).image.tobytes() == plain.tobytes()
 
 
 def test_the_record_says_how_a_control_acted_and_draws_the_picture_again(drawer, maps, tmp_path):
@@ -330,7 +404,28 @@ def test_a_batch_keeps_its_control_maps_once(drawer, maps, tmp_path):
     assert [path.name for path in (tmp_path / "batch").glob("*.png")] == ["control-0-canny.png"]
 
 
-@pytest.mark.parametrize("fault", ["no config", "another class", "another size", "truncated", "missing tensors"])
+def test_a_batch_whose_control_shows_nothing_is_refused_before_a_model_is_loaded_or_a_folder_made(configs, tmp_path):
+    with CharacterGenerator("puppet", "cpu", with_controls(configs)) as drawer:
+        with pytest.raises(ControlMapError, match="of one colour"), BatchImageGenerator(generator=drawer) as batches:
+            batches.generate_batch(
+                "luca", "on the beach", num_images=2, enable_consistency_check=False, output_dir=tmp_path / "batch",
+                progress=False, controls=[{"type": "canny", "image": Image.new("RGB", (SIDE, SIDE), "grey")}],
+            )  # fmt: skip
+        assert not drawer.is_loaded
+    assert not (tmp_path / "batch").exists()
+
+
+def test_the_maps_of_a_request_are_those_that_it_is_drawn_with(drawer, maps):
+    request = ask({"type": "canny", "picture": maps[0], "is_map": False})
+    made = drawer.control_maps(request)
+    assert [item.image.tobytes() for item in made] == [
+        image.tobytes() for image in drawer.generate(request).control_maps
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault", ["no config", "another class", "another size", "truncated", "missing tensors", "two nets"]
+)
 def test_a_folder_that_is_no_controlnet_for_this_unet_is_refused(configs, drawer, models, maps, fault):
     folder = models / "controlnets" / fault.replace(" ", "_")
     net = plain_net(drawer.pipeline.unet, 5)
@@ -345,6 +440,8 @@ def test_a_folder_that_is_no_controlnet_for_this_unet_is_refused(configs, drawer
             block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2, mid_block_type="UNetMidBlock2D",
             norm_num_groups=8, layers_per_block=1, conditioning_embedding_out_channels=(16, 16),
         ).save_pretrained(folder)  # fmt: skip
+    elif fault == "two nets":
+        file.with_name("diffusion_pytorch_model_promax.safetensors").write_bytes(file.read_bytes())
     elif fault == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
     else:

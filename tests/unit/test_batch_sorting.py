@@ -22,7 +22,8 @@ from imagelab.errors import (
     ReferenceStoreError,
     UnknownNameError,
 )
-from imagelab.imagefiles import read_record, sha256_file
+from imagelab.imagefiles import read_record
+from imagelab.models import file_sha256
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import Generation, GenerationRecord
 
@@ -207,7 +208,7 @@ def test_accepting_is_monotone_in_the_threshold(batch, folder):
 def test_every_file_is_the_one_that_the_metadata_describes(batch, folder):
     result = draw(batch("red", "blue"), folder)
     for item in result.items:
-        assert sha256_file(folder / "out" / item.path) == item.sha256
+        assert file_sha256(folder / "out" / item.path) == item.sha256
         assert read_record(folder / "out" / item.path).seed == item.seed
 
 
@@ -372,7 +373,7 @@ def test_a_batch_that_is_killed_outright_has_listed_its_pictures(folder):
     listed = sorted(folder / "out" / item.path for item in result.items if item.path)
     assert listed == sorted((folder / "out").glob("*/*.png"))
     assert [item.sha256 for item in result.items if item.path] == [
-        sha256_file(folder / "out" / item.path) for item in result.items if item.path
+        file_sha256(folder / "out" / item.path) for item in result.items if item.path
     ]
 
 

@@ -185,6 +185,11 @@ def test_a_lora_has_a_file_for_each_profile_that_can_use_it(configs):
         configs.lora_file("luca", "flux")
 
 
+def test_a_lora_has_a_base_model_for_each_of_its_files(configs):
+    assert configs.lora_base("luca", "sdxl") == "SDXL"
+    assert all(lora.base.keys() == lora.files.keys() for lora in configs.lora_registry.loras.values())
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(100, 128), (128, 100), (0, 128), (128, 4096), (128.0, 128), (True, 128)]
 )

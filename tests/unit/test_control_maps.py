@@ -5,12 +5,14 @@ import math
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
-from imagelab.control_maps import ADE20K, PUPPET, canny_map, depth_map, draw_pose, normal_map, seg_map
+from imagelab.config.options import PaletteName
+from imagelab.control_maps import ADE20K, PALETTES, PUPPET, canny_map, depth_map, draw_pose, normal_map, seg_map
 from imagelab.errors import InvalidValueError
 from imagelab.puppets.figure import PARTS
 from imagelab.puppets.render import render
@@ -123,6 +125,10 @@ def test_labels_take_the_colours_of_their_palette(scene):
     assert not picture[scene.parts == PARTS.index("backdrop")].any()
     assert len(np.unique(PUPPET, axis=0)) == len(PARTS)
     np.testing.assert_array_equal(PUPPET[scene.parts], picture)
+
+
+def test_every_palette_that_a_configuration_may_name_is_there():
+    assert tuple(PALETTES) == get_args(PaletteName)
 
 
 @pytest.mark.parametrize("label", [-1, 7])

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from imagelab.config import load_configs
 from imagelab.doctor import Check, Report, examine, weights
@@ -146,6 +148,12 @@ def test_missing_model_is_a_problem_that_says_what_to_put_where(no_models):
     assert "loras/luca_sdxl.safetensors" in find(report, "sdxl: LoRA luca").found
 
 
+def save_sdxl_lora(path):
+    """Write a LoRA whose cross-attention reads as many channels as SDXL's."""
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{name}.lora_down.weight": torch.ones(4, 2048), f"{name}.lora_up.weight": torch.ones(640, 4)}, path)
+
+
 def test_profile_needs_the_loras_and_the_references_of_one_character(no_models):
     assert find(examine("sdxl"), "sdxl: characters").status == "problem"
 
@@ -155,6 +163,11 @@ def test_profile_needs_the_loras_and_the_references_of_one_character(no_models):
 
     (no_models / "loras").mkdir()
     shutil.copy(shipped / "loras/luca.safetensors", no_models / "loras/luca_sdxl.safetensors")
+    lora = find(examine("sdxl"), "sdxl: LoRA luca")
+    assert lora.status == "problem", "the doctor asks what the generator asks"
+    assert "is for puppet, and not for SDXL" in lora.found
+
+    save_sdxl_lora(no_models / "loras/luca_sdxl.safetensors")
     report = examine("sdxl")
     assert find(report, "sdxl: characters").found.startswith("luca:")
     assert find(report, "sdxl: references of alberto").status == "warning"
@@ -179,6 +192,92 @@ def test_base_model_that_the_generator_would_refuse_is_a_problem(configs_with, s
     check = find(examine(), "puppet: base model")
     assert check.status == "problem"
     assert place in check.found
+
+
+@pytest.fixture
+def controls_with(configs_with):
+    """A copy of the configuration whose pose control takes its models from the models root, and copies of these."""
+
+    def change(**preprocessor):
+        root = configs_with()
+        path = root / "controlnet_config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["controls"]["pose"]["models"]["puppet"] = {"folder": "net"}
+        config["controls"]["pose"]["preprocessors"]["puppet"] |= {"model": {"folder": "pose"}} | preprocessor
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        for name in ("controlnets/pose", "annotators/pose"):
+            place = root / "models" / name.replace("controlnets/pose", "net").removeprefix("annotators/")
+            shutil.copytree(ROOT / "imagelab/puppets/weights" / name, place)
+        return root / "models"
+
+    return change
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda net: (net / WEIGHTS).unlink(), "holds no .safetensors weights"),
+        (lambda net: (net / "config.json").unlink(), "config.json: isn't there"),
+        (lambda net: (net / "config.json").write_text('{"_class_name": "AutoencoderKL"}'), "is of a AutoencoderKL"),
+        (
+            lambda net: shutil.copy(net / WEIGHTS, net / "diffusion_pytorch_model_promax.safetensors"),
+            f"holds two ControlNets, {WEIGHTS} and diffusion_pytorch_model_promax.safetensors",
+        ),
+        (
+            lambda net: (net / WEIGHTS).rename(net / "diffusion_pytorch_model_promax.safetensors"),
+            "isn't looked for by that name",
+        ),
+    ],
+    ids=["no weights", "no config", "another class", "two unions", "ProMax by its own name"],
+)
+def test_controlnet_that_the_generator_would_refuse_is_a_problem(controls_with, spoil, said):
+    models = controls_with()
+    assert find(examine(), "puppet: ControlNet pose").status == "ok"
+
+    spoil(models / "net")
+    check = find(examine(), "puppet: ControlNet pose")
+    assert check.status == "problem"
+    assert said in check.found
+    assert check.fix
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda pose: (pose / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        (lambda pose: (pose / "config.json").unlink(), "config.json: isn't there"),
+        (lambda pose: (pose / "preprocessor_config.json").unlink(), "preprocessor_config.json: isn't there"),
+        (
+            lambda pose: (pose / "config.json").write_text('{"architectures": ["DPTForDepthEstimation"]}'),
+            "is of a DPTForDepthEstimation, not of a VitPoseForPoseEstimation",
+        ),
+        (
+            lambda pose: (pose / "model_index.json").write_text('{"_class_name": "MarigoldNormalsPipeline"}'),
+            "is of a MarigoldNormalsPipeline, which makes no maps as vitpose",
+        ),
+    ],
+    ids=["no weights", "no config", "no processor", "another class", "a pipeline"],
+)
+def test_estimator_that_making_a_map_would_refuse_is_a_problem(controls_with, spoil, said):
+    models = controls_with()
+    assert find(examine(), "puppet: pose estimator").status == "ok"
+
+    spoil(models / "pose")
+    check = find(examine(), "puppet: pose estimator")
+    assert check.status == "problem"
+    assert said in check.found
+    assert check.fix
+
+
+def test_what_finds_people_must_be_a_detector_to_the_doctor_too(controls_with):
+    controls_with(detector={"folder": "pose"})
+    check = find(examine(), "puppet: person detector for pose")
+
+    assert check.status == "problem"
+    assert "not of a …ForObjectDetection" in check.found
 
 
 def test_single_file_that_holds_no_sdxl_is_a_problem(configs_with):

@@ -1,6 +1,5 @@
 """Picture files: whole or not there, with their record; never trusted."""
 
-import hashlib
 import io
 import os
 import struct
@@ -19,7 +18,6 @@ from imagelab.imagefiles import (
     perceptual_hash,
     read_record,
     save_png,
-    sha256_file,
     upright_rgb,
 )
 
@@ -274,8 +272,3 @@ def test_perceptual_hashes_are_near_for_what_looks_alike(picture):
     assert len(perceptual_hash(picture)) == 16
     assert distance(picture, picture.resize((128, 96))) <= 4
     assert distance(picture, Image.linear_gradient("L").convert("RGB")) > 12
-
-
-def test_the_sha256_of_a_file_is_its_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

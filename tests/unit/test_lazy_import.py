@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import imagelab
+from imagelab.versions import library_version
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "pydantic", "PIL", "insightface", "onnxruntime", "xformers")
 
@@ -49,3 +50,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_version_is_that_of_the_installed_package():
     assert imagelab.__version__[0].isdigit()
+
+
+def test_a_library_that_is_not_installed_has_no_version():
+    assert library_version("imagelab") == imagelab.__version__
+    assert library_version("no-such-library") == "0+unknown"

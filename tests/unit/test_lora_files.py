@@ -286,7 +286,10 @@ BAD = {
     "zero alphas": (changed(times_zero("alpha")), "changes nothing"),
     "a product of zero": (changed(disjoint), "changes nothing"),
     "an untrained DoRA": (untrained_dora, "changes nothing"),
-    "too few inputs": (kohya(lora_down__weight=ONE(4, 32)), "another base model"),
+    "too few inputs": (
+        kohya(lora_down__weight=ONE(4, 32)),
+        f"another base model: {STEM} is (4, 32) · (160, 4) for a weight of (160, 160)",
+    ),
     "too many outputs": (kohya(lora_up__weight=ONE(999, 4)), "another base model"),
     "ranks that differ": (kohya(lora_up__weight=ONE(160, 5)), "don't fit each other"),
     "rank 0": (kohya(lora_down__weight=ONE(0, 160), lora_up__weight=ONE(160, 0)), "rank 0"),
@@ -344,6 +347,24 @@ BAD = {
         changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": "x", "unet.r": 4})),
         "nothing sensible about alpha",
     ),
+    "an alpha of peft's that is none": (
+        changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": None})),
+        "nothing sensible about alpha",
+    ),
+    "a pattern of alphas that is a list": (
+        changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": 8, "unet.alpha_pattern": [1]})),
+        "nothing sensible about alpha",
+    ),
+    "a pattern of alphas that is no pattern": (
+        changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}})),
+        "nothing sensible about alpha",
+    ),
+    "a pattern of alphas without one": (
+        changed(
+            lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": 8, "unet.alpha_pattern": {"conv1": None}})
+        ),
+        "nothing sensible about alpha",
+    ),
     "an infinite alpha of peft's": (
         changed(lambda _: None, peft_tensors, metadata_of({"unet.lora_alpha": float("inf"), "unet.r": 4})),
         "NaN or infinity for alpha",
@@ -380,6 +401,18 @@ BAD = {
     "a configuration that isn't one": (
         changed(lambda _: None, peft_tensors, {"lora_adapter_metadata": "{"}),
         "LoraConfig",
+    ),
+    "a configuration that is a list": (
+        changed(lambda _: None, peft_tensors, {"lora_adapter_metadata": "[1]"}),
+        "LoraConfig",
+    ),
+    "an unknown block among known ones": (
+        changed(lambda t: t | {"unet.no_such_block.lora_A.weight": ONE(2, 2)}, peft_tensors),
+        "unet.no_such_block.lora_A.weight",
+    ),
+    "an unknown part of a module": (
+        changed(lambda t: t | {"unet.mid_block.attentions.0.proj_in.surprise": ONE(2, 2)}, peft_tensors),
+        "unet.mid_block.attentions.0.proj_in.surprise",
     ),
     "an unknown block": (changed(renamed("mid_block", "mid_block_7")), "fit nothing"),
     "an unknown prefix": (changed(renamed("lora_unet", "lora_net")), "fit nothing"),

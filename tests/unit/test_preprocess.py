@@ -1,16 +1,35 @@
 """Control maps of pictures: by the real estimator classes, at any size and mode, made once."""
 
+import contextlib
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from handmade_controls import save_annotators, with_controls
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
+from transformers import (
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessor,
+)
 
-from imagelab import ControlMapError, InvalidValueError, ModelFileError, ModelNotFoundError, make_control_map
+from imagelab import (
+    ControlMapError,
+    InvalidValueError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnknownNameError,
+    make_control_map,
+)
+from imagelab.config import Source
+from imagelab.config.controlnet import Preprocessor
 from imagelab.control_maps import PUPPET, canny_map
-from imagelab.controls import control_uses, plan_controls
+from imagelab.controls import control_uses, plan_controls, plan_preprocessor
 from imagelab.imagefiles import pixels_sha256
 from imagelab.preprocess import MapMaker
 from imagelab.preprocess.fit import fit_picture
@@ -65,7 +84,7 @@ def test_every_map_has_the_size_of_its_picture_and_is_the_same_each_time(own, pi
     assert bool(made.preprocessor_sha256) == (control_type != "canny")
 
 
-def test_parts_have_the_colours_of_the_palette_of_as_many_labels(own, picture):
+def test_parts_have_the_colours_of_the_palette_that_is_named(own, picture):
     made = make_control_map("seg", picture, "puppet", device="cpu", configs=own)
     assert colours(made.image) <= colours(PUPPET[None])
 
@@ -214,8 +233,22 @@ def test_an_estimator_that_lacks_weights_is_refused(configs, models, picture):
         )
 
 
-def test_an_estimator_of_as_many_labels_as_no_palette_is_refused(configs, picture):
-    with pytest.raises(ModelFileError, match="knows 5 labels, and no ControlNet has a palette of 5"):
+@pytest.mark.parametrize(
+    ("params", "error", "said"),
+    [
+        ({"palette": "ade20k"}, ModelFileError, "knows 7 labels, and the palette ade20k has 150 colours"),
+        ({"palette": "pupet"}, UnknownNameError, "unknown palette 'pupet'; did you mean 'puppet'"),
+    ],
+    ids=["another", "unknown"],
+)
+def test_a_palette_that_is_not_the_estimators_is_refused(configs, picture, params, error, said):
+    own = with_controls(configs, params={"seg": params})
+    with pytest.raises(error, match=said):
+        make_control_map("seg", picture, "puppet", device="cpu", configs=own)
+
+
+def test_an_estimator_of_other_labels_than_its_palettes_is_refused(configs, picture):
+    with pytest.raises(ModelFileError, match="knows 5 labels, and the palette puppet has 7 colours"):
         make_control_map(
             "seg", picture, "puppet", device="cpu", configs=with_controls(configs, annotators={"seg": "five"})
         )
@@ -223,6 +256,57 @@ def test_an_estimator_of_as_many_labels_as_no_palette_is_refused(configs, pictur
         make_control_map(
             "normal", picture, "puppet", device="cpu", configs=with_controls(configs, annotators={"normal": "five"})
         )
+
+
+def save_detector(folder):
+    """One that knows people, untrained: it finds somebody or nobody."""
+    yolos = YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=[64, 64],
+        patch_size=16, num_detection_tokens=4, id2label={0: "person"}, label2id={"person": 0},
+        use_mid_position_embeddings=False,
+    )  # fmt: skip
+    YolosForObjectDetection(yolos).save_pretrained(folder)
+    YolosImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+
+
+def test_a_detector_that_ships_with_the_package_must_be_the_one_that_is_listed(own, picture, tmp_path):
+    folder = tmp_path / "detector"
+    save_detector(folder)
+    pose = plan_preprocessor(own, own.profile("puppet"), own.control("pose"))
+    shipped = replace(pose, detector=folder, detector_packaged=True)
+    with pytest.raises(ModelNotFoundError, match="list of hashes"):
+        MapMaker(device="cpu").make("pose", picture, shipped, "picture")
+    (folder / "SHA256SUMS.json").write_text(json.dumps({"model.safetensors": "0" * 64}))
+    with pytest.raises(ModelFileError, match="not the file it should be"):
+        MapMaker(device="cpu").make("pose", picture, shipped, "picture")
+    with contextlib.suppress(ControlMapError):  # it may find nobody
+        _, hashes = MapMaker(device="cpu").make("pose", picture, replace(shipped, detector_packaged=False), "picture")
+        assert {"detector/model.safetensors", "model/model.safetensors"} == set(hashes)
+
+
+@pytest.mark.parametrize(
+    ("source", "packaged"),
+    [
+        (Source(package="puppets/weights/annotators/pose"), True),
+        (Source(folder="annotators/pose"), False),
+        (None, False),
+    ],
+    ids=str,
+)
+def test_a_detector_is_checked_against_the_packages_list_where_the_package_brings_it(own, source, packaged):
+    pose = own.control("pose")
+    given = Preprocessor(name="vitpose", model=Source(folder="annotators/pose"), detector=source)
+    pose = pose.model_copy(update={"preprocessors": {"puppet": given}})
+    pose._name = "pose"
+    controls = own.controlnet.model_copy(update={"controls": own.controlnet.controls | {"pose": pose}})
+    planned = plan_preprocessor(replace(own, controlnet=controls), own.profile("puppet"), pose)
+    assert (planned.packaged, planned.detector_packaged) == (False, packaged)
+
+
+def test_an_estimator_of_another_kind_is_refused(configs, picture):
+    other = with_controls(configs, annotators={"depth": "seg"})
+    with pytest.raises(ModelFileError, match="is of a SegformerForSemanticSegmentation, not of a …ForDepthEstimation"):
+        make_control_map("depth", picture, "puppet", device="cpu", configs=other)
 
 
 def test_an_estimator_that_is_not_there_says_where_it_should_be(configs, picture):

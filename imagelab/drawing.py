@@ -1,0 +1,178 @@
+"""From a plan to a picture and the record of how it was drawn."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from torch import Tensor
+
+from imagelab.config import Configs, Profile
+from imagelab.controlnet import ControlNets, attached
+from imagelab.controls import PlannedControl
+from imagelab.encoding import encode_prompt
+from imagelab.loading import load_pipeline
+from imagelab.lora import LoraPatcher
+from imagelab.pipeline import Guide, LoadedPipeline, OnStep, device_name, draw
+from imagelab.plan import Plan
+from imagelab.preprocess import ControlMap
+from imagelab.results import ControlRecord, Generation, GenerationRecord
+from imagelab.versions import library_version
+from imagelab.vram import read_vram
+
+_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Models:
+    """What a generator has in memory: the pipeline, the owner of the LoRAs in it, and that of the ControlNets."""
+
+    loaded: LoadedPipeline
+    patcher: LoraPatcher
+    nets: ControlNets
+
+
+def load_models(configs: Configs, profile: Profile, device: str) -> Models:
+    """Load a profile's models; LoRAs and ControlNets come with the first picture that needs them.
+
+    Raises what `load_pipeline` raises.
+    """
+    loaded = load_pipeline(profile, device)
+    at_hand = partial(loaded.weights_at_hand, profile.memory)
+    return Models(
+        loaded=loaded,
+        patcher=LoraPatcher(pipe=loaded.pipe, at_hand=at_hand),
+        nets=ControlNets(loaded=loaded, resident=configs.controlnet.resident),
+    )
+
+
+def draw_plan(
+    models: Models, plan: Plan, maps: tuple[ControlMap, ...], seconds: Mapping[str, float], on_step: OnStep | None
+) -> Generation:
+    """Draw what a plan says, with a map for each of its controls, and say how.
+
+    `seconds`: what it took until now, {stage: duration}. Raises ModelFileError, ModelNotFoundError or GenerationError.
+    """
+    loaded = models.loaded
+    clock = [perf_counter()]
+    models.patcher.apply([(lora.path, lora.record) for lora in plan.loras])
+    clock.append(perf_counter())
+    embeddings = encode_prompt(loaded.pipe, plan.prompt)
+    clock.append(perf_counter())
+    with _guided(models, plan, maps) as (guide, controls), _loras_in_step(models, plan, on_step) as after_step:
+        image = draw(
+            loaded,
+            embeddings,
+            plan.scheduler,
+            seed=plan.seed,
+            width=plan.width,
+            height=plan.height,
+            steps=plan.steps,
+            guidance_scale=plan.guidance_scale,
+            on_step=after_step,
+            guide=guide,
+        )
+    clock.append(perf_counter())
+    stages = ("loras", "prompt", "draw")
+    spent = dict(seconds)
+    spent |= {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
+    peak_gib = read_vram(loaded.device).peak_gib
+    record = _record(plan, loaded, controls, spent | {"total": sum(spent.values())}, peak_gib)
+    return Generation(image=image, record=record, control_maps=tuple(made.image for made in maps))
+
+
+@contextmanager
+def _guided(
+    models: Models, plan: Plan, maps: tuple[ControlMap, ...]
+) -> Iterator[tuple[Guide | None, tuple[ControlRecord, ...]]]:
+    """Attach the ControlNets that a plan names while the picture is drawn, and say how they act."""
+    if not plan.controls:
+        yield None, ()
+        return
+    nets = models.nets.fetch(plan.controls)
+    records = tuple(
+        _control_record(control, made, net.sha256) for control, made, net in zip(plan.controls, maps, nets, strict=True)
+    )
+    with attached(models.loaded, nets, plan.controls, plan.profile.memory) as pipe:
+        guide = Guide(
+            pipe=pipe,
+            maps=tuple(made.image for made in maps),
+            scales=tuple(control.scale for control in plan.controls),
+            starts=tuple(control.start for control in plan.controls),
+            ends=tuple(control.end for control in plan.controls),
+        )
+        yield guide, records
+
+
+@contextmanager
+def _loras_in_step(models: Models, plan: Plan, on_step: OnStep | None) -> Iterator[Callable[[int, int, Tensor], None]]:
+    """Wrap `on_step` so that the LoRAs of the next step act in the next step."""
+    with models.patcher.stepping(plan.steps) as go_to:
+
+        def after_step(step: int, steps: int, latents: Tensor) -> None:
+            if on_step is not None:
+                on_step(step, steps, latents)
+            go_to(step)  # counted from 1, the step that was done is, counted from 0, the next one
+
+        yield after_step
+
+
+def _control_record(control: PlannedControl, made: ControlMap, sha256: Mapping[str, str]) -> ControlRecord:
+    return ControlRecord(
+        type=control.type,
+        model=control.model,
+        model_sha256=sha256,
+        scale=control.scale,
+        start=control.start,
+        end=control.end,
+        resize=control.resize,
+        is_map=control.preprocessor is None,
+        image=control.image,
+        image_sha256=control.picture_sha256,
+        map_sha256=made.sha256,
+        preprocessor=made.preprocessor,
+        params=made.params,
+        preprocessor_sha256=made.preprocessor_sha256,
+    )
+
+
+def _record(
+    plan: Plan,
+    loaded: LoadedPipeline,
+    controls: tuple[ControlRecord, ...],
+    seconds: Mapping[str, float],
+    peak_vram_gib: float,
+) -> GenerationRecord:
+    request = plan.request
+    return GenerationRecord(
+        profile=plan.profile.name,
+        base_model=_source_name(plan.profile),
+        model_sha256=loaded.sha256,
+        character=request.character,
+        scene_description=request.scene_description,
+        style=request.style,
+        quality_preset=plan.preset.name,
+        prompt=plan.prompt.positive,
+        negative_prompt=plan.prompt.negative,
+        seed=plan.seed,
+        width=plan.width,
+        height=plan.height,
+        steps=plan.steps,
+        guidance_scale=plan.guidance_scale,
+        scheduler=plan.scheduler.name,
+        loras=tuple(lora.record for lora in plan.loras),
+        controls=controls,
+        device=device_name(loaded.device),
+        dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
+        memory_policy=plan.profile.memory.policy,
+        degraded=loaded.degraded,
+        versions={library: library_version(library) for library in _LIBRARIES},
+        seconds=seconds,
+        peak_vram_gib=peak_vram_gib,
+    )
+
+
+def _source_name(profile: Profile) -> str:
+    base = profile.base
+    return f"{base.hub.repo}@{base.hub.revision}" if base.hub else base.package or base.folder or str(base.single_file)

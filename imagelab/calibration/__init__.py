@@ -10,6 +10,7 @@ from imagelab.calibration.fitting import calibrate
 from imagelab.calibration.intervals import Estimate
 from imagelab.calibration.scores import Scores
 from imagelab.calibration.separation import Separation, leave_one_out, separate
+from imagelab.calibration.store import read_calibration, write_calibration
 from imagelab.calibration.values import Calibration, OperatingPoint, Sample, needed_impostors
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "error_curve",
     "leave_one_out",
     "needed_impostors",
+    "read_calibration",
     "separate",
+    "write_calibration",
 ]

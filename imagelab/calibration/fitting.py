@@ -138,18 +138,41 @@ class _Fit:
         return percentile_interval(value, resamples, self.freedom, self.confidence)
 
     def fmr(self, index: int) -> Estimate:
-        most, freedom = _worth(self.others, self.spread.impostor_mean), self.plan.freedom(self.plan.impostor)
-        variance = _variance(self.spread.fmr)
-        return rate_interval(float(self.curve.fmr[index]), variance, most, freedom, self.confidence)
+        """Return the interval of the rate at a threshold, from the impostors alone."""
+        return self._one_sided(float(self.curve.fmr[index]), self.spread.fmr, self.others)
 
     def fnmr(self, index: int) -> Estimate:
-        most, freedom = _worth(self.own, self.spread.genuine_mean), self.plan.freedom(self.plan.genuine)
-        variance = _variance(self.spread.fnmr)
-        return rate_interval(float(self.curve.fnmr[index]), variance, most, freedom, self.confidence)
+        """Return the interval of the rate at a threshold, from the genuine scores alone."""
+        return self._one_sided(float(self.curve.fnmr[index]), self.spread.fnmr, self.own)
+
+    def _one_sided(self, value: float, resamples: Floats, scores: Scores) -> Estimate:
+        own = scores is self.own
+        means, units = (
+            (self.spread.genuine_mean, self.plan.genuine) if own else (self.spread.impostor_mean, self.plan.impostor)
+        )
+        return rate_interval(
+            value,
+            _variance(resamples),
+            edge_size=_worth(scores, means),
+            most=len(scores),
+            freedom=self.plan.freedom(units),
+            confidence=self.confidence,
+        )
 
     def rate(self, value: float, resamples: Floats) -> Estimate:
-        most = min(_worth(self.own, self.spread.genuine_mean), _worth(self.others, self.spread.impostor_mean))
-        return rate_interval(value, _variance(resamples), most, self.freedom, self.confidence)
+        """Return the interval of a rate that depends on both kinds of scores.
+
+        At 0 or 1 it stands on 4 / (1 / genuine + 1 / impostors), as the mean of the two error rates does.
+        """
+        own, others = _worth(self.own, self.spread.genuine_mean), _worth(self.others, self.spread.impostor_mean)
+        return rate_interval(
+            value,
+            _variance(resamples),
+            edge_size=4 / (1 / own + 1 / others),
+            most=len(self.own) + len(self.others),
+            freedom=self.freedom,
+            confidence=self.confidence,
+        )
 
     def d_prime(self) -> Estimate | None:
         moments = [(scores.values.mean(), scores.values.var(ddof=1)) for scores in (self.own, self.others)]

@@ -23,18 +23,21 @@ class Estimate(Record):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def rate_interval(value: float, variance: float, most: float, freedom: float, confidence: float) -> Estimate:
+def rate_interval(
+    value: float, variance: float, *, edge_size: float, most: float, freedom: float, confidence: float
+) -> Estimate:
     """Return the interval of a rate, Wilson's (1927) with the sample size that the variance speaks for.
 
     The percentile bootstrap says that a rate of 0 is 0 for certain, and lies too low near 0; this one ends at 0 and 1
     and is as wide as it must be there. The effective sample size is value (1 - value) / variance, at most `most`, and
-    just that where the value is 0 or 1. `freedom` widens it as few independent units demand (Student's t).
+    `edge_size` where the value is 0 or 1. `freedom` widens it as few independent units demand (Student's t).
     """
-    size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else most
+    size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else edge_size
     z2 = quantile(freedom, confidence) ** 2 / min(size, most)
     centre = (value + z2 / 2) / (1 + z2)
     half = np.sqrt(z2 * value * (1 - value) + z2 * z2 / 4) / (1 + z2)
-    return Estimate(value=value, low=max(0.0, float(centre - half)), high=min(1.0, float(centre + half)))
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return Estimate(value=value, low=min(low, value), high=max(high, value))  # rounding mustn't leave the value outside
 
 
 def spread_interval(value: float, variance: float, freedom: float, confidence: float) -> Estimate:

@@ -23,7 +23,6 @@ GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
 _RATES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
 _LEAST_RATE, _MOST_RATE = 0.0005, 0.95
 _BINS = 40  # at most; fewer than the rule of Freedman and Diaconis asks for would hide the gap
-_MARKERS = "osD^vP"
 
 
 def score_histogram(
@@ -86,9 +85,9 @@ def det_figure(
     least = 3 / (calibration.impostor.pictures if calibration else len(others))
     with figure_style():
         figure, axis = plt.subplots(figsize=(4.8, 4.8), layout="constrained")
-        if least < _MOST_RATE:
-            axis.axvspan(_deviate(_LEAST_RATE), _deviate(least), color=MUTED, alpha=0.18, linewidth=0)
-            _note(axis, f"too few impostors\nto tell: < {least:.2g}", (_deviate(max(least, 2 * _LEAST_RATE)), 0.02))
+        if _LEAST_RATE < least < _MOST_RATE:
+            unknown = f"FMR below {100 * least:.2g} %: too few impostors to tell"
+            axis.axvspan(_deviate(_LEAST_RATE), _deviate(least), color=MUTED, alpha=0.18, linewidth=0, label=unknown)
         diagonal = _deviate(np.array([_LEAST_RATE, _MOST_RATE]))
         axis.plot(diagonal, diagonal, color=MUTED, linewidth=0.9, linestyle=":", label="FMR = FNMR")
         _draw_curve(axis, curve)
@@ -182,9 +181,8 @@ def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A"
 
 
 def _draw_curve(axis: Axes, curve: Curve) -> None:
-    """Draw the steps of the curve, as rates of finite samples go."""
     fmr, fnmr = (np.clip(rates, 1e-6, 1 - 1e-6) for rates in (curve.fmr, curve.fnmr))
-    axis.step(_deviate(fmr), _deviate(fnmr), where="pre", color=GENUINE, linewidth=1.8, label="all thresholds")
+    axis.plot(_deviate(fmr), _deviate(fnmr), color=GENUINE, linewidth=1.8, label="all thresholds")
 
 
 def _draw_operating_point(axis: Axes, calibration: Calibration) -> None:
@@ -199,16 +197,10 @@ def _draw_operating_point(axis: Axes, calibration: Calibration) -> None:
 
 def _draw_cross(axis: Axes, x: Estimate, y: Estimate, calibration: Calibration) -> None:
     """Draw the operating point and the intervals of both of its rates."""
-    axis.plot([x.low, x.high], [y.value, y.value], color=IMPOSTOR, linewidth=1.4, clip_on=True)
-    axis.plot([x.value, x.value], [y.low, y.high], color=IMPOSTOR, linewidth=1.4, clip_on=True)
+    axis.plot([x.low, x.high], [y.value, y.value], color=IMPOSTOR, linewidth=1.4, zorder=4)
+    axis.plot([x.value, x.value], [y.low, y.high], color=IMPOSTOR, linewidth=1.4, zorder=4)
     label = f"{calibration.policy}, threshold {calibration.threshold.value:.2f}"
     axis.plot(x.value, y.value, "D", color=IMPOSTOR, markersize=7, label=label, clip_on=False, zorder=5)
-
-
-def _note(axis: Axes, text: str, place: tuple[float, float]) -> None:
-    across = axis.get_xaxis_transform()
-    where = {"xycoords": across, "textcoords": "offset points"}
-    axis.annotate(text, place, (-4, 2), ha="right", va="bottom", fontsize=7.5, color=INK, **where)
 
 
 def _deviate(rate: Any) -> Any:

@@ -134,8 +134,11 @@ class _Fit:
         return sum(parts) ** 2 / (parts[0] ** 2 / own + parts[1] ** 2 / others)
 
     def threshold(self, index: int, resamples: Floats) -> Estimate:
+        """Return the hull of two intervals: where few scores lie, percentiles alone fall short of the truth."""
         value = float(self.curve.thresholds[index])
-        return percentile_interval(value, resamples, self.freedom, self.confidence)
+        one = percentile_interval(value, resamples, self.freedom, self.confidence)
+        other = spread_interval(value, _variance(resamples), self.freedom, self.confidence)
+        return Estimate(value=value, low=min(one.low, other.low), high=max(one.high, other.high))
 
     def fmr(self, index: int) -> Estimate:
         """Return the interval of the rate at a threshold, from the impostors alone."""
@@ -191,7 +194,14 @@ class _Fit:
             supported=True,
             needed=needed,
             threshold=self.threshold(index, self.spread.target_thresholds[:, column]),
-            fnmr=self.rate(float(self.curve.fnmr[index]), self.spread.target_fnmrs[:, column]),
+            fnmr=rate_interval(
+                float(self.curve.fnmr[index]),
+                _variance(self.spread.target_fnmrs[:, column]),
+                edge_size=_worth(self.own, self.spread.genuine_mean),
+                most=len(self.own),
+                freedom=self.freedom,
+                confidence=self.confidence,
+            ),
         )
 
 

@@ -52,7 +52,12 @@ def score_histogram(
                 axis.plot([], [], color=colour, label=f"{name} (n = 0)")
                 continue
             style: dict[str, Any] = {"density": True, "bins": bins}
-            face = {"facecolor": colour if not hatch else "none", "edgecolor": colour, "alpha": 0.4, "hatch": hatch}
+            face: dict[str, Any] = {
+                "facecolor": colour if not hatch else "none",
+                "edgecolor": colour,
+                "alpha": 0.4,
+                "hatch": hatch,
+            }
             axis.hist(values, **style, histtype="stepfilled", linewidth=0, label=f"{name} (n = {len(values)})", **face)
             axis.hist(values, **style, histtype="step", color=colour, linewidth=1.4)
         if calibration is not None:
@@ -149,7 +154,7 @@ def auroc_figure(
             best = place == len(order) - 1
             axis.plot([found.low, found.high], [place, place], color=GENUINE if best else MUTED, linewidth=2.2)
             axis.plot(found.value, place, "o", color=GENUINE if best else MUTED, markersize=7 if best else 5)
-            where = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+            where: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
             axis.annotate(_interval(found, 3), (1, place), (6, 0), va="center", fontsize=8, **where)
         axis.set_yticks(range(len(order)), [labels[index] for index in order])
         axis.set(xlabel=xlabel, ylim=(-0.6, len(order) - 0.4))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.calibration.curves import auroc, equal_error_rate, error_curve
 from imagelab.results import Record
 from imagelab.similarity import centroid, cosine
 
@@ -24,9 +25,9 @@ class Separation(Record):
 
 
 def separate(genuine: Sequence[float], impostors: Sequence[float], threshold: float) -> Separation:
-    """Measure how well `threshold`, and any threshold, parts genuine scores from those of impostors.
+    """Count how well a threshold that was chosen elsewhere, and any, parts genuine scores from those of impostors.
 
-    The equal error rate is where scikit-learn's DET curve crosses its diagonal.
+    For few scores, or none, it says what there is, without intervals; `calibrate` says how much that is worth.
 
     >>> separate([0.9, 0.8], [0.1, 0.2, 0.3], 0.5).auroc
     1.0
@@ -34,17 +35,12 @@ def separate(genuine: Sequence[float], impostors: Sequence[float], threshold: fl
     if not genuine or not impostors:
         unknown = {"auroc": math.nan, "eer": math.nan, "fnmr": math.nan, "fmr": math.nan}
         return Separation(genuine=len(genuine), impostors=len(impostors), **unknown)
-    from sklearn.metrics import det_curve, roc_auc_score
-
-    labels = [1] * len(genuine) + [0] * len(impostors)
-    scores = [*genuine, *impostors]
-    fmr, fnmr, _ = det_curve(labels, scores)
-    crossing = int(np.argmin(np.abs(fmr - fnmr)))
+    curve = error_curve(np.asarray(genuine, dtype=np.float64), np.asarray(impostors, dtype=np.float64))
     return Separation(
         genuine=len(genuine),
         impostors=len(impostors),
-        auroc=float(roc_auc_score(labels, scores)),
-        eer=float(fmr[crossing] + fnmr[crossing]) / 2,
+        auroc=float(auroc(curve)),
+        eer=float(equal_error_rate(curve)),
         fnmr=sum(score < threshold for score in genuine) / len(genuine),
         fmr=sum(score >= threshold for score in impostors) / len(impostors),
     )

@@ -17,9 +17,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imagelab.arcface import FaceEncoderId
 from imagelab.config import project_root
 from imagelab.errors import InvalidValueError, ReferenceStoreError, shorten
+from imagelab.faces import FaceEncoderId
 from imagelab.models import file_sha256
 from imagelab.results import Record
 from imagelab.similarity import Embedding, centroid, cosine

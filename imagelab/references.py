@@ -16,9 +16,10 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, Picture, SeveralFaces, read_faces, to_rgb
+from imagelab.arcface import FaceEncoder
 from imagelab.config import Configs, Profile, load_configs, project_root
 from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError, UnknownNameError
+from imagelab.faces import Face, FaceEncoderId, FaceLimits, SeveralFaces, read_faces
 from imagelab.imagefiles import checked_path
 from imagelab.models import file_sha256, resolve_source
 from imagelab.reference_store import (
@@ -30,6 +31,7 @@ from imagelab.reference_store import (
     write_references,
 )
 from imagelab.results import Verdict
+from imagelab.rgb import Picture, to_rgb
 from imagelab.similarity import Embedding, centroid, check_threshold
 
 DEFAULT_THRESHOLD = 0.65  # a cosine, for a character that character_presets.yaml doesn't know
@@ -179,7 +181,9 @@ class CharacterReferenceManager:
         Raises InvalidValueError for the threshold; ImageFileError or InvalidValueError for the picture.
         """
         limit = check_threshold(threshold)
-        reading = read_faces(self._reader.faces(image), self._limits(references.character_name), self._several)
+        reading = read_faces(
+            self._reader.faces(image), self._limits(references.character_name), self._several, references.similarity
+        )
         return Verdict(
             character_name=references.character_name,
             status=reading.status,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from handmade_pack import handmade_configs, plain, write_pack
 
-from imagelab.arcface import FaceLimits
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
     ImageFileError,
@@ -17,6 +16,7 @@ from imagelab.errors import (
     ReferenceStoreError,
     UnknownNameError,
 )
+from imagelab.faces import FaceLimits
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
 

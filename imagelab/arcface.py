@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.checks import check_whole
 from imagelab.config import FacePack, Profile
 from imagelab.errors import ImageFileError, InvalidValueError, ProfileError
 from imagelab.face_crops import Bgr, alignment, crop, sharpness, to_bgr
@@ -108,10 +109,12 @@ class FaceEncoder:
 
         The recogniser gets the faces of `chunk` pictures at once, and `workers` threads look at a chunk each. No more
         pictures than theirs and one chunk in waiting are taken from `pictures` ahead, so it may be a generator of any
-        length. Raises as `faces` when the models load.
+        length. Raises InvalidValueError for the numbers, and as `faces` when the models load.
         """
+        check_whole(chunk, "chunk", 1, 10_000)
+        threads = min(check_whole(workers, "workers", 1, 64), len(os.sched_getaffinity(0)))
         analysis = self._load()
-        pool = ThreadPoolExecutor(min(workers, len(os.sched_getaffinity(0))), thread_name_prefix="faces")
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
         waiting: deque[Future[list[FacesFound]]] = deque()
         source = iter(pictures)
         try:

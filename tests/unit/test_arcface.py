@@ -238,6 +238,12 @@ def test_pictures_are_taken_as_they_are_needed(profile, tmp_path):
     assert len(taken) <= 10 + 4 * 3
 
 
+@pytest.mark.parametrize("bad", [{"chunk": 0}, {"chunk": 2.5}, {"workers": 0}])
+def test_chunks_and_workers_are_whole_numbers_from_one(profile, bad):
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(InvalidValueError, match=next(iter(bad))):
+        next(encoder.faces_in([plain("red")], **bad))
+
+
 def test_no_pictures_are_no_faces(profile, tmp_path):
     write_pack(tmp_path / "face")
     with FaceEncoder(profile, "cpu") as encoder:

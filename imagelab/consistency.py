@@ -116,8 +116,8 @@ class CharacterConsistencyChecker:
             threshold = pick("metric", METRICS, metric).from_cosine(configured_threshold(self.configs, character_name))
         limit = check_threshold(threshold, metric)
         limits = self.limits or configured_limits(self.configs, character_name)
-        template = self._template(reference)
-        return [self._judge(image, template, limits, limit, metric, character_name) for image in images]
+        templates = self._templates(reference)
+        return [self._judge(image, templates, limits, limit, metric, character_name) for image in images]
 
     def cleanup(self) -> None:
         """Give back the memory of the models; the checker can't be used again."""
@@ -133,13 +133,20 @@ class CharacterConsistencyChecker:
         return read_faces(self.faces(image), limits, self.several)
 
     def _judge(
-        self, image: Picture, template: Embedding, limits: FaceLimits, threshold: float, metric: str, name: str
+        self,
+        image: Picture,
+        templates: NDArray[np.float32],
+        limits: FaceLimits,
+        threshold: float,
+        metric: str,
+        name: str,
     ) -> Verdict:
         try:
             reading = self._read(image, limits)
         except ImageFileError:
             reading = FaceReading(status="decode_error")
-        score = None if reading.embedding is None else compare(template, reading.embedding, metric).value
+        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
+        score = max(found, key=lambda one: one.cosine).value if found else None
         return Verdict(
             character_name=name,
             status=reading.status,
@@ -154,11 +161,11 @@ class CharacterConsistencyChecker:
             return unit(given)
         return self.embed(given)  # type: ignore[arg-type]  # a picture, or to_rgb says what it should have been
 
-    def _template(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> Embedding:
+    def _templates(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> NDArray[np.float32]:
         if not isinstance(reference, CharacterReferences):
-            return self._embedding(reference)
+            return self._embedding(reference)[None]
         made_by = reference.provenance.encoder
         if made_by != self.encoder:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
-        return reference.template
+        return reference.templates

@@ -9,17 +9,29 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 
-from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, Picture, SeveralFaces, read_faces
+from imagelab.arcface import (
+    Face,
+    FaceEncoder,
+    FaceEncoderId,
+    FaceLimits,
+    FaceReading,
+    Picture,
+    SeveralFaces,
+    read_faces,
+)
+from imagelab.calibration import Calibration, calibrate, read_calibration, write_calibration
 from imagelab.config import Configs, Profile, load_configs, project_root
 from imagelab.errors import ImageLabError, InvalidValueError, ReferenceStoreError, UnknownNameError
 from imagelab.imagefiles import checked_path
 from imagelab.models import resolve_source
+from imagelab.reference_calibration import CalibrationRun, calibration_label, score_pictures
 from imagelab.reference_pictures import embed_references, list_pictures
 from imagelab.reference_store import (
     CharacterReferences,
@@ -219,11 +231,75 @@ class CharacterReferenceManager:
     ) -> Verdict:
         """Judge whether the face in a picture is the character's, by its cosine to the references' template.
 
-        `threshold` None takes the character's configured one. A picture without a face that can be compared is no
-        error but a status. Raises as `references`; InvalidValueError for the threshold; ImageFileError for the file.
+        `threshold` None takes that of the character's calibration, or where there is none the configured one, and then
+        the verdict isn't calibrated. A picture without a face that can be compared is no error but a status. Raises as
+        `references`; CalibrationFileError for a calibration made for other references or another encoder;
+        InvalidValueError for the threshold; ImageFileError for the file.
         """
-        limit = configured_threshold(self.configs, character_name) if threshold is None else check_threshold(threshold)
-        return self.judge(self.references(character_name), generated_image, limit)
+        if threshold is not None:
+            limit = check_threshold(threshold)
+            return self.judge(self.references(character_name), generated_image, limit)
+        references = self.references(character_name)
+        calibration = self._calibration_of(references)
+        if calibration is None:
+            return self.judge(references, generated_image, configured_threshold(self.configs, character_name))
+        verdict = self.judge(references, generated_image, calibration.threshold.value)
+        return replace(verdict, calibrated=True, calibration=calibration_label(calibration))
+
+    def calibrate(
+        self,
+        character_name: str,
+        genuine_pictures: Sequence[Picture] | str | os.PathLike[str],
+        impostor_pictures: Mapping[str, Sequence[Picture] | str | os.PathLike[str]],
+        policy: str = "eer",
+        *,
+        confidence: float = 0.95,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> CalibrationRun:
+        """Fit the threshold to pictures of the character and of others, and store it beside the references.
+
+        `impostor_pictures` are {character: pictures}, each a list or a folder; none may be a reference. Only pictures
+        with one clear face are scored, the others are counted by status. From then on
+        `check_character_consistency` uses it, until the references or the encoder change. Raises as `references` and
+        `calibration.calibrate`; CalibrationFileError when it can't be written.
+        """
+        path = self.calibration_path(character_name)
+        own = {character_name: list_pictures(genuine_pictures, "genuine_pictures")}
+        if not isinstance(impostor_pictures, Mapping) or not impostor_pictures or character_name in impostor_pictures:
+            raise InvalidValueError(
+                "impostor_pictures", impostor_pictures, "{character: pictures} of others, not empty"
+            )
+        others = {name: list_pictures(given, "impostor_pictures") for name, given in impostor_pictures.items()}
+        references = self.references(character_name)
+        read = partial(self._read, character_name)
+        genuine, impostor = (score_pictures(references, each, read) for each in (own, others))
+        calibration = calibrate(
+            genuine.scores,
+            impostor.scores,
+            policy=policy,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            encoder=references.provenance.encoder.label,
+            character_name=character_name,
+            references_sha256=references.references_sha256,
+        )
+        check_threshold(calibration.threshold.value)
+        write_calibration(path, calibration)
+        return CalibrationRun(calibration=calibration, genuine=genuine.statuses, impostor=impostor.statuses)
+
+    def calibration_path(self, character_name: str) -> Path:
+        """Return where a character's calibration is, or would be; raises as `store_path`."""
+        path = self.store_path(character_name)
+        return path.with_name(f"{path.stem}.calibration.json")
+
+    def calibration(self, character_name: str) -> Calibration | None:
+        """Return a character's calibration, None where there is none.
+
+        Raises as `references`; CalibrationFileError for one made for other references or another encoder.
+        """
+        return self._calibration_of(self.references(character_name))
 
     def judge(self, references: CharacterReferences, image: Picture, threshold: float) -> Verdict:
         """Compare one picture with references at hand; `threshold` is a cosine.
@@ -231,7 +307,7 @@ class CharacterReferenceManager:
         Raises InvalidValueError for the threshold; ImageFileError or InvalidValueError for the picture.
         """
         limit = check_threshold(threshold)
-        reading = read_faces(self._reader.faces(image), self._limits(references.character_name), self._several)
+        reading = self._read(references.character_name, image)
         return Verdict(
             character_name=references.character_name,
             status=reading.status,
@@ -251,6 +327,20 @@ class CharacterReferenceManager:
 
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
+
+    def _read(self, character_name: str, image: Picture) -> FaceReading:
+        return read_faces(self._reader.faces(image), self._limits(character_name), self._several)
+
+    def _calibration_of(self, references: CharacterReferences) -> Calibration | None:
+        path = self.calibration_path(references.character_name)
+        if not path.is_file():
+            return None
+        return read_calibration(
+            path,
+            encoder=references.provenance.encoder.label,
+            character_name=references.character_name,
+            references_sha256=references.references_sha256,
+        )
 
     def _limits(self, character_name: str) -> FaceLimits:
         return self._given_limits or configured_limits(self.configs, character_name)

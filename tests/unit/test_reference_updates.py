@@ -130,8 +130,8 @@ def add_some(folder, first, barrier):
         manager.references("luca")
         barrier.wait()
         for shade in range(first, first + 4):
-            plain((200 + shade, 0, 0)).save(folder / f"{shade}.jpg")
-            manager.add_reference_images("luca", [folder / f"{shade}.jpg"])
+            plain((200 + shade, 0, 0)).save(folder / f"{shade}.png")
+            manager.add_reference_images("luca", [folder / f"{shade}.png"])
 
 
 def test_two_processes_that_update_one_store_lose_no_update(manager, folder):
@@ -145,7 +145,7 @@ def test_two_processes_that_update_one_store_lose_no_update(manager, folder):
         worker.join(250)
     assert [worker.exitcode for worker in workers] == [0, 0]
     names = manager.references("luca").names
-    assert sorted(names[3:]) == sorted(f"{shade}.jpg" for first in (10, 20) for shade in range(first, first + 4))
+    assert sorted(names[3:]) == sorted(f"{shade}.png" for first in (10, 20) for shade in range(first, first + 4))
 
 
 def test_what_another_process_added_meanwhile_stays(manager, folder):

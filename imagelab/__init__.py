@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imagelab.config import Configs, load_configs
     from imagelab.consistency import CharacterConsistencyChecker
     from imagelab.errors import (
+        CalibrationFileError,
         ConfigError,
         ControlMapError,
         GenerationError,
@@ -43,6 +44,7 @@ __all__ = [
     "BatchImageGenerator",
     "BatchItem",
     "BatchResult",
+    "CalibrationFileError",
     "CharacterConsistencyChecker",
     "CharacterGenerator",
     "CharacterReferenceManager",
@@ -76,6 +78,7 @@ _NAMES_BY_MODULE = {
     "config": ("Configs", "load_configs"),
     "consistency": ("CharacterConsistencyChecker",),
     "errors": (
+        "CalibrationFileError",
         "ConfigError",
         "ControlMapError",
         "GenerationError",

@@ -38,7 +38,8 @@ class CheckParameters(Record):
     several: str
     limits: FaceLimits
     thresholds: Mapping[str, float]  # {character: cosine}
-    references: Mapping[str, str]  # {character: sha256 of the embeddings and the template}
+    references: Mapping[str, str]  # {character: CharacterReferences.references_sha256}
+    calibrations: Mapping[str, str]  # {character: which one its threshold is of}; without those that are configured
     schema_version: int = SCHEMA_VERSION
 
     def changes(self, now: "CheckParameters") -> tuple[str, ...]:

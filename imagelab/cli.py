@@ -131,7 +131,16 @@ def check(
     with CharacterConsistencyChecker(profile=profile, several=several) as checker:  # type: ignore[arg-type]  # it checks
         manager = CharacterReferenceManager(checker)
         references = [manager.references(name) for name in character]
-        result = check_folder(folder, references, output, checker=checker, threshold=threshold, recursive=recursive)
+        calibrations = {name: manager.calibration(name) for name in character}
+        result = check_folder(
+            folder,
+            references,
+            output,
+            checker=checker,
+            threshold=threshold,
+            calibrations=calibrations,
+            recursive=recursive,
+        )
     typer.echo(result.to_text())
 
 

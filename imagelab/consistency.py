@@ -142,17 +142,17 @@ class CharacterConsistencyChecker:
             threshold = pick("metric", METRICS, metric).from_cosine(configured_threshold(self.configs, character_name))
         limit = check_threshold(threshold, metric)
         limits = self.limits or configured_limits(self.configs, character_name)
-        template = self._template(reference)
-        readings = self.readings(images, partial(cosine, template), limits)
-        return [self._judge(reading, template, limit, metric, character_name) for reading in readings]
+        templates = self._templates(reference)
+        readings = self.readings(images, partial(_nearest, templates), limits)
+        return [self._judge(reading, templates, limit, metric, character_name) for reading in readings]
 
     def verdict(self, reading: FaceReading, references: CharacterReferences, threshold: float) -> Verdict:
         """Judge a face that was read by a character's references; `threshold` is a cosine.
 
         Raises InvalidValueError for the threshold, and for references that another encoder made.
         """
-        template = self._template(references)
-        return self._judge(reading, template, check_threshold(threshold), "cosine", references.character_name)
+        templates = self._templates(references)
+        return self._judge(reading, templates, check_threshold(threshold), "cosine", references.character_name)
 
     def cleanup(self) -> None:
         """Give back the memory of the models; the checker can't be used again."""
@@ -164,8 +164,11 @@ class CharacterConsistencyChecker:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _judge(self, reading: FaceReading, template: Embedding, threshold: float, metric: str, name: str) -> Verdict:
-        score = None if reading.embedding is None else compare(template, reading.embedding, metric).value
+    def _judge(
+        self, reading: FaceReading, templates: NDArray[np.float32], threshold: float, metric: str, name: str
+    ) -> Verdict:
+        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
+        score = max(found, key=lambda one: one.cosine).value if found else None
         return Verdict(
             character_name=name,
             status=reading.status,
@@ -180,11 +183,15 @@ class CharacterConsistencyChecker:
             return unit(given)
         return self.embed(given)  # type: ignore[arg-type]  # a picture, or to_rgb says what it should have been
 
-    def _template(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> Embedding:
+    def _templates(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> NDArray[np.float32]:
         if not isinstance(reference, CharacterReferences):
-            return self._embedding(reference)
+            return self._embedding(reference)[None]
         made_by = reference.provenance.encoder
         if made_by != self.encoder:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
-        return reference.template
+        return reference.templates
+
+
+def _nearest(templates: NDArray[np.float32], embedding: Embedding) -> float:
+    return max(cosine(row, embedding) for row in templates)

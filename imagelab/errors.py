@@ -181,6 +181,19 @@ class ReferenceStoreError(ImageLabError):
 
 
 @dataclass(eq=False)
+class CalibrationFileError(ImageLabError):
+    """A stored calibration is missing, damaged or made for other references or another encoder."""
+
+    path: Path
+    reason: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Say which file, what is wrong with it and what to do."""
+        return _say(self.path, self.reason, self.fix)
+
+
+@dataclass(eq=False)
 class GenerationError(ImageLabError):
     """Drawing went wrong on valid input: NaN latents, out of memory, a cleaned-up generator."""
 

@@ -1,6 +1,5 @@
 """Which of many pictures show a character: a table with a row a picture, which goes on where it was stopped."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from imagelab.calibration import Calibration
 from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, Row, check_table_path
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceLimits, FacesFound, read_found
 from imagelab.imagefiles import sha256_file
 from imagelab.picture_files import PictureFile, PictureList, list_pictures
+from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import configured_limits, configured_threshold
 from imagelab.similarity import Embedding, check_threshold
@@ -52,6 +53,7 @@ def check_folder(
     *,
     checker: CharacterConsistencyChecker,
     threshold: float | None = None,
+    calibrations: Mapping[str, Calibration | None] | None = None,
     recursive: bool = False,
     progress: bool | None = None,
 ) -> CheckResult:
@@ -60,13 +62,15 @@ def check_folder(
     The table goes to `output`, a parquet file, in parts of 128 pictures until it is complete. A check that was stopped
     goes on when it is asked for again, and a complete one looks at new pictures, and at those whose size, or time and
     sha256, have changed; rows of files that are gone go. It is refused when anything else that rows depend on has
-    changed. `threshold`, a cosine, holds for all characters; None takes each one's configured one. Limits are the
-    checker's, else the strictest that are configured for the characters; with best_match the face counts that is
-    nearest to any of them. `progress` None shows a bar in a terminal only. Raises InvalidValueError for the source, the
-    references or the output, and as the checker when the models load.
+    changed. `threshold`, a cosine, holds for all characters; None takes that of each one's calibration, where
+    `calibrations` (CharacterReferenceManager.calibration) has one, else the configured one. Limits are the checker's,
+    else the strictest that are configured for the characters; with best_match the face counts that is nearest to any of
+    them. `progress` None shows a bar in a terminal only. Raises InvalidValueError for the source, the references or the
+    output, and as the checker when the models load.
     """
     sought = [references] if isinstance(references, CharacterReferences) else list(references)
-    thresholds = _thresholds(sought, threshold, checker)
+    calibrated = {name: own for name, own in (calibrations or {}).items() if own is not None}
+    thresholds = _thresholds(sought, threshold, calibrated, checker)
     pictures = list_pictures(source, recursive=recursive, leave_out=check_table_path(output))
     parameters = CheckParameters(
         source=pictures.source,
@@ -75,7 +79,10 @@ def check_folder(
         several=checker.several,
         limits=checker.limits or _strictest([configured_limits(checker.configs, name) for name in thresholds]),
         thresholds=thresholds,
-        references={own.character_name: _sha256(own) for own in sought},
+        references={own.character_name: own.references_sha256 for own in sought},
+        calibrations={}
+        if threshold is not None
+        else {name: calibration_label(own) for name, own in calibrated.items()},
     )
     with CheckTable(output, parameters) as table:
         pending = [file for file in pictures.files if not _still_holds(file, table.rows)]
@@ -92,14 +99,20 @@ def check_folder(
 
 
 def _thresholds(
-    sought: Sequence[CharacterReferences], given: float | None, checker: CharacterConsistencyChecker
+    sought: Sequence[CharacterReferences],
+    given: float | None,
+    calibrated: Mapping[str, Calibration],
+    checker: CharacterConsistencyChecker,
 ) -> dict[str, float]:
     names = [own.character_name for own in sought]
     if not names or len(set(names)) < len(names):
         raise InvalidValueError("references", names, "those of one character at least, each character's once")
     if given is not None:
         return dict.fromkeys(names, check_threshold(given))
-    return {name: configured_threshold(checker.configs, name) for name in names}
+    return {
+        name: calibrated[name].threshold.value if name in calibrated else configured_threshold(checker.configs, name)
+        for name in names
+    }
 
 
 def _strictest(limits: Sequence[FaceLimits]) -> FaceLimits:
@@ -143,7 +156,7 @@ def _rows(
                 "score": verdict.similarity_score,
                 "threshold": verdict.threshold,
                 "consistent": verdict.is_consistent,
-                "calibrated": verdict.calibrated,
+                "calibrated": own.character_name in parameters.calibrations,
             }
             row |= {f"{column}_{own.character_name}": value for column, value in columns.items()}
         yield row
@@ -191,10 +204,6 @@ def _result(rows: Sequence[Row], table: CheckTable, pictures: PictureList, *, ch
         kept=len(rows) - checked,
         skipped=pictures.skipped,
     )
-
-
-def _sha256(references: CharacterReferences) -> str:
-    return hashlib.sha256(references.embeddings.tobytes() + references.template.tobytes()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str | None:

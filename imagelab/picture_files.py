@@ -8,7 +8,7 @@ from typing import Any
 
 from imagelab.errors import InvalidValueError
 from imagelab.imagefiles import checked_path
-from imagelab.references import IMAGE_SUFFIXES
+from imagelab.reference_pictures import IMAGE_SUFFIXES
 
 FILE_COLUMN = "file"
 _SOURCES = f"a folder of pictures, a list of files, or a table with a column {FILE_COLUMN!r}"

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from imagelab import cli
+from imagelab.calibration import calibrate
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceLimits
@@ -141,6 +142,18 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
         check_folder(folder, luca, output, checker=other, threshold=0.65)
     assert output.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
+
+
+def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):
+    calibration = calibrate(
+        [0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=50, encoder=checker.encoder.label, character_name="luca"
+    )
+    output = tmp_path / "check.parquet"
+    result = check_folder(folder, luca, output, checker=checker, calibrations={"luca": calibration})
+    assert result.table["calibrated_luca"].all()
+    assert set(result.table["threshold_luca"]) == {calibration.threshold.value}
+    with pytest.raises(InvalidValueError, match=r"calibrations\.luca was eer"):
+        check_folder(folder, luca, output, checker=checker, calibrations={"luca": None})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from imagelab import errors
 from imagelab.errors import (
+    CalibrationFileError,
     ConfigError,
     ControlMapError,
     GenerationError,
@@ -39,6 +40,7 @@ EXAMPLES = {
     ModelFileError(Path("a.safetensors"), "is truncated"): "a.safetensors: is truncated",
     ImageFileError(Path("a.png"), "isn't an image"): "a.png: isn't an image",
     ControlMapError("a.png", "shows nobody", "Give a ready map"): "a.png: shows nobody. Give a ready map",
+    CalibrationFileError(Path("luca.json"), "is stale", "Calibrate again"): "luca.json: is stale. Calibrate again",
     ReferenceStoreError(Path("luca.npz"), "made by another face pack", "Build it again"): (
         "luca.npz: made by another face pack. Build it again"
     ),

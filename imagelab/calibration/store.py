@@ -1,0 +1,60 @@
+"""The file beside a character's references that keeps its calibration: one JSON object."""
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from imagelab.calibration.values import SCHEMA_VERSION, Calibration
+from imagelab.errors import CalibrationFileError, InvalidValueError, shorten
+
+_MAX_BYTES = 2**20  # one is 3 KiB
+_REDO = "Calibrate again with these references and this encoder, or remove the file"
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a calibration under its final name only when it is complete; raises CalibrationFileError."""
+    scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("x", encoding="utf-8") as stream:
+            stream.write(calibration.to_json(indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut leaves the name without the content
+        scratch.replace(path)
+    except OSError as error:
+        raise CalibrationFileError(
+            path, f"can't be written: {error.strerror or error}", "Choose another path"
+        ) from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def read_calibration(
+    path: Path, *, encoder: str | None = None, character_name: str | None = None, references_sha256: str | None = None
+) -> Calibration:
+    """Read a calibration, and see that it was made for what is given: a threshold holds for nothing else.
+
+    Raises CalibrationFileError for bytes that aren't one and for one of another encoder, character or references.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise CalibrationFileError(path, "is too large to be a calibration", _REDO)
+        found = Calibration.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CalibrationFileError(path, f"can't be read: {error.strerror or error}", _REDO) from error
+    except (InvalidValueError, UnicodeDecodeError) as error:
+        reason = f"is damaged or no calibration ({shorten(str(error), 300)})"
+        raise CalibrationFileError(path, reason, _REDO) from error
+    wanted = {"encoder": encoder, "character_name": character_name, "references_sha256": references_sha256}
+    changed = [
+        f"{name} was {getattr(found, name)}, is {now}"
+        for name, now in wanted.items()
+        if now is not None and now != getattr(found, name)
+    ]
+    if found.schema_version != SCHEMA_VERSION:
+        changed.append(f"schema_version was {found.schema_version}, is {SCHEMA_VERSION}")
+    if changed:
+        raise CalibrationFileError(path, f"is stale: {'; '.join(changed)}", _REDO)
+    return found

@@ -1,0 +1,227 @@
+"""Figures about calibrations and experiments: each function returns a Figure and shows nothing.
+
+Colour never speaks alone: hatches, dashes and markers say the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from imagelab.calibration import Calibration, Curve, Estimate, Scores, error_curve
+from imagelab.errors import InvalidValueError
+from imagelab.experiments import PairedComparison
+from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style, say
+
+ScoresLike = Scores | Sequence[float] | NDArray[np.floating]
+GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
+_RATES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
+_LEAST_RATE, _MOST_RATE = 0.0005, 0.95
+_BINS = 40  # at most; fewer than the rule of Freedman and Diaconis asks for would hide the gap
+_MARKERS = "osD^vP"
+
+
+def score_histogram(
+    genuine: ScoresLike,
+    impostor: ScoresLike,
+    calibration: Calibration | None = None,
+    *,
+    configured: float | None = None,
+    title: str = "",
+    xlabel: str = "similarity to the references",
+) -> Figure:
+    """Compare genuine and impostor scores as densities over shared bins, with the thresholds between them.
+
+    The band is the interval of the calibrated threshold; `configured` is the one in the configuration.
+    """
+    own, others = _values(genuine), _values(impostor)
+    everything = np.concatenate([own, others])
+    if not everything.size:
+        return say("no scores", title)
+    marks = [configured] if configured is not None else []
+    marks += [calibration.threshold.value] if calibration else []
+    bins = np.histogram_bin_edges(np.append(everything, marks), min(_BINS, max(10, 2 * int(everything.size**0.5))))
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        for values, name, colour, hatch in ((own, "genuine", GENUINE, ""), (others, "impostor", IMPOSTOR, "////")):
+            if not len(values):
+                axis.plot([], [], color=colour, label=f"{name} (n = 0)")
+                continue
+            style: dict[str, Any] = {"density": True, "bins": bins}
+            face = {"facecolor": colour if not hatch else "none", "edgecolor": colour, "alpha": 0.4, "hatch": hatch}
+            axis.hist(values, **style, histtype="stepfilled", linewidth=0, label=f"{name} (n = {len(values)})", **face)
+            axis.hist(values, **style, histtype="step", color=colour, linewidth=1.4)
+        if calibration is not None:
+            threshold = calibration.threshold
+            label = f"calibrated, {calibration.policy}: {_interval(threshold, 2)}"
+            axis.axvspan(threshold.low, threshold.high, color=MUTED, alpha=0.25, linewidth=0)
+            axis.axvline(threshold.value, color=INK, linewidth=1.4, label=label)
+        if configured is not None:
+            dashes: Any = (0, (4, 3))
+            axis.axvline(configured, color=INK, linewidth=1.4, linestyle=dashes, label=f"configured: {configured:.2f}")
+        axis.set(xlabel=xlabel, ylabel="density", xlim=(bins[0], bins[-1]))
+        axis.set_ylim(bottom=0)
+        figure.legend(loc="outside lower left", ncols=2, handlelength=1.8)
+        axis.set_title(title)
+    return closed(figure)
+
+
+def det_figure(
+    genuine: ScoresLike, impostor: ScoresLike, calibration: Calibration | None = None, *, title: str = ""
+) -> Figure:
+    """Draw the detection error tradeoff on normal-deviate axes, with the operating point and its intervals.
+
+    Straight lines here are normal distributions. Where the impostors are too few to show a false match rate, the
+    ground is grey: below 3 / pictures. Rates of 0 lie outside, as on every such figure.
+    """
+    own, others = _values(genuine), _values(impostor)
+    if not len(own) or not len(others):
+        return say("genuine and impostor scores are needed", title)
+    curve = error_curve(own, others)
+    least = 3 / (calibration.impostor.pictures if calibration else len(others))
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(4.8, 4.8), layout="constrained")
+        if least < _MOST_RATE:
+            axis.axvspan(_deviate(_LEAST_RATE), _deviate(least), color=MUTED, alpha=0.18, linewidth=0)
+            _note(axis, f"too few impostors\nto tell: < {least:.2g}", (_deviate(max(least, 2 * _LEAST_RATE)), 0.02))
+        diagonal = _deviate(np.array([_LEAST_RATE, _MOST_RATE]))
+        axis.plot(diagonal, diagonal, color=MUTED, linewidth=0.9, linestyle=":", label="FMR = FNMR")
+        _draw_curve(axis, curve)
+        if calibration is not None:
+            _draw_operating_point(axis, calibration)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(FixedLocator(_deviate(np.array(_RATES)).tolist()))
+            side.set_major_formatter(FixedFormatter([f"{100 * rate:g}" for rate in _RATES]))
+            side.set_minor_locator(NullLocator())
+        axis.grid(color=MUTED, alpha=0.25, linewidth=0.6)
+        axis.set(xlim=diagonal, ylim=diagonal, xlabel="false match rate, %", ylabel="false non-match rate, %")
+        axis.set_aspect("equal")
+        axis.set_title(title)
+        figure.legend(loc="outside lower left", handlelength=1.8)
+    return closed(figure)
+
+
+def roc_figure(
+    genuine: ScoresLike, impostor: ScoresLike, calibration: Calibration | None = None, *, title: str = ""
+) -> Figure:
+    """Draw the receiver operating characteristic, with the operating point and its intervals."""
+    own, others = _values(genuine), _values(impostor)
+    if not len(own) or not len(others):
+        return say("genuine and impostor scores are needed", title)
+    curve = error_curve(own, others)
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(4.4, 4.4), layout="constrained")
+        axis.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=":", label="a coin")
+        name = f"AUROC {_interval(calibration.auroc, 3)}" if calibration else f"n = {len(own)} and {len(others)}"
+        axis.plot(curve.fmr, 1 - curve.fnmr, color=GENUINE, linewidth=1.8, label=name)
+        if calibration is not None:
+            x, y = calibration.fmr, calibration.fnmr
+            _draw_cross(axis, x, Estimate(value=1 - y.value, low=1 - y.high, high=1 - y.low), calibration)
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axis.set(xlabel="false match rate", ylabel="true match rate (1 - FNMR)")
+        axis.set_aspect("equal")
+        axis.set_title(title)
+        figure.legend(loc="outside lower left", handlelength=1.8)
+    return closed(figure)
+
+
+def auroc_figure(
+    labels: Sequence[str], estimates: Sequence[Estimate], *, title: str = "", xlabel: str = "AUROC", coin: float = 0.5
+) -> Figure:
+    """Compare estimates, the AUROC of encoders above all, as dots with their intervals, the best one on top.
+
+    `coin` is where nothing is told apart. Raises InvalidValueError unless there is a label for each.
+    """
+    if len(labels) != len(estimates):
+        raise InvalidValueError("labels", len(labels), f"one for each of {len(estimates)} estimates")
+    if not estimates:
+        return say("nothing to compare", title)
+    order = sorted(range(len(labels)), key=lambda index: estimates[index].value)
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(6.4, 0.42 * len(labels) + 1.1), layout="constrained")
+        axis.axvline(coin, color=MUTED, linewidth=0.9, linestyle=":")
+        for place, index in enumerate(order):
+            found = estimates[index]
+            best = place == len(order) - 1
+            axis.plot([found.low, found.high], [place, place], color=GENUINE if best else MUTED, linewidth=2.2)
+            axis.plot(found.value, place, "o", color=GENUINE if best else MUTED, markersize=7 if best else 5)
+            where = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+            axis.annotate(_interval(found, 3), (1, place), (6, 0), va="center", fontsize=8, **where)
+        axis.set_yticks(range(len(order)), [labels[index] for index in order])
+        axis.set(xlabel=xlabel, ylim=(-0.6, len(order) - 0.4))
+        axis.margins(x=0.04)
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.set_title(title)
+    return closed(figure)
+
+
+def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A", "B"), title: str = "") -> Figure:
+    """Show each pair's difference as a dot, sorted, and the mean with its interval as a band; 0 is no difference."""
+    values = np.sort(np.array(comparison.differences))
+    mean, detection = comparison.difference, comparison.detection
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        axis.axhline(0, color=INK, linewidth=0.9, linestyle=":")
+        axis.axhspan(mean.low, mean.high, color=GENUINE, alpha=0.2, linewidth=0)
+        axis.axhline(mean.value, color=GENUINE, linewidth=1.6, label=f"mean {_interval(mean, 3, sign='+')}")
+        for sign, marker, colour in ((values >= 0, "^", GENUINE), (values < 0, "v", IMPOSTOR)):
+            nearer = names[0] if marker == "^" else names[1]
+            label = f"{nearer} is nearer in {sign.sum()} of {len(values)} pairs"
+            axis.plot(np.flatnonzero(sign) + 1, values[sign], marker, color=colour, markersize=5, label=label)
+        axis.plot([], [], " ", label=f"with a score: {detection.a} and {detection.b} of {detection.seeds}")
+        axis.set(xlabel="pair, by its difference", ylabel=f"similarity, {names[0]} − {names[1]}")
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.set_title(title)
+        figure.legend(loc="outside lower left", ncols=2, handlelength=1.8)
+    return closed(figure)
+
+
+def _draw_curve(axis: Axes, curve: Curve) -> None:
+    """Draw the steps of the curve, as rates of finite samples go."""
+    fmr, fnmr = (np.clip(rates, 1e-6, 1 - 1e-6) for rates in (curve.fmr, curve.fnmr))
+    axis.step(_deviate(fmr), _deviate(fnmr), where="pre", color=GENUINE, linewidth=1.8, label="all thresholds")
+
+
+def _draw_operating_point(axis: Axes, calibration: Calibration) -> None:
+    x, y = (
+        Estimate(**{name: float(_deviate(np.clip(value, 1e-6, 1 - 1e-6))) for name, value in rate.to_dict().items()})
+        for rate in (calibration.fmr, calibration.fnmr)
+    )
+    edge = float(_deviate(_LEAST_RATE))
+    x, y = (Estimate(value=max(rate.value, edge), low=rate.low, high=rate.high) for rate in (x, y))
+    _draw_cross(axis, x, y, calibration)
+
+
+def _draw_cross(axis: Axes, x: Estimate, y: Estimate, calibration: Calibration) -> None:
+    """Draw the operating point and the intervals of both of its rates."""
+    axis.plot([x.low, x.high], [y.value, y.value], color=IMPOSTOR, linewidth=1.4, clip_on=True)
+    axis.plot([x.value, x.value], [y.low, y.high], color=IMPOSTOR, linewidth=1.4, clip_on=True)
+    label = f"{calibration.policy}, threshold {calibration.threshold.value:.2f}"
+    axis.plot(x.value, y.value, "D", color=IMPOSTOR, markersize=7, label=label, clip_on=False, zorder=5)
+
+
+def _note(axis: Axes, text: str, place: tuple[float, float]) -> None:
+    across = axis.get_xaxis_transform()
+    where = {"xycoords": across, "textcoords": "offset points"}
+    axis.annotate(text, place, (-4, 2), ha="right", va="bottom", fontsize=7.5, color=INK, **where)
+
+
+def _deviate(rate: Any) -> Any:
+    from scipy.stats import norm
+
+    return norm.ppf(rate)
+
+
+def _values(scores: ScoresLike) -> NDArray[np.float64]:
+    values = scores.values if isinstance(scores, Scores) else np.asarray(scores, dtype=np.float64)
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _interval(found: Estimate, digits: int, sign: str = "") -> str:
+    numbers = (f"{number:{sign}.{digits}f}".replace("-", "−") for number in (found.value, found.low, found.high))
+    return "{} [{}, {}]".format(*numbers)

@@ -171,8 +171,7 @@ def _unwritable(path: Path, error: OSError) -> ReferenceStoreError:
 def read_references(path: Path) -> CharacterReferences:
     """Read a store; raises ReferenceStoreError for bytes that aren't one, or one of another schema."""
     try:
-        if path.stat().st_size > _MAX_STORE_BYTES:
-            raise ReferenceStoreError(path, "is too large to be one", _REBUILD)
+        _refuse_huge(path)
         # From memory: numpy leaves a file that it can't read open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as store:
             embeddings, data = store["embeddings"], json.loads(str(store["provenance"]))
@@ -189,6 +188,11 @@ def read_references(path: Path) -> CharacterReferences:
         return CharacterReferences.of(provenance, embeddings)
     except InvalidValueError as error:
         raise ReferenceStoreError(path, f"is damaged: {error}", _REBUILD) from error
+
+
+def _refuse_huge(path: Path) -> None:
+    if path.stat().st_size > _MAX_STORE_BYTES:
+        raise ReferenceStoreError(path, "is too large to be one", _REBUILD)
 
 
 def _refuse_other_schema(path: Path, data: object) -> None:

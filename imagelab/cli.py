@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|doctor|lora|control|refresh|schema`.
+"""The command line: `python -m imagelab run|doctor|check|lora|control|refresh|schema`.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -105,6 +105,43 @@ def doctor(
         typer.echo(report.to_text())
     if not report.can_run:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of PNG, JPEG and WebP pictures.")],
+    character: Annotated[list[str], typer.Option(help="Whom they are compared with; may be given several times.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine from which on a picture shows the character; by default its own.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Table to write, or to go on with.")] = Path(
+        "check.parquet"
+    ),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders in it, too.")] = False,
+    several: Annotated[
+        str, typer.Option(help="Of several faces: require_one, largest, most_central or best_match.")
+    ] = "require_one",
+    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+) -> None:
+    """Compare a folder of pictures with a character; a check that was stopped goes on when it is asked for again."""
+    from imagelab.consistency import CharacterConsistencyChecker
+    from imagelab.folder_check import check_folder
+    from imagelab.references import CharacterReferenceManager
+
+    with CharacterConsistencyChecker(profile=profile, several=several) as checker:  # type: ignore[arg-type]  # it checks
+        manager = CharacterReferenceManager(checker)
+        references = [manager.references(name) for name in character]
+        calibrations = {name: manager.calibration(name) for name in character}
+        result = check_folder(
+            folder,
+            references,
+            output,
+            checker=checker,
+            threshold=threshold,
+            calibrations=calibrations,
+            recursive=recursive,
+        )
+    typer.echo(result.to_text())
 
 
 @lora_app.command("inspect")

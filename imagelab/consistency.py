@@ -1,37 +1,41 @@
 """Is it the same face? Embeds and compares pictures, one by one or in batches."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.arcface import (
+from imagelab.arcface import FaceEncoder
+from imagelab.config import Configs, Profile, load_configs, pick
+from imagelab.errors import InvalidValueError, shorten
+from imagelab.faces import (
     SEVERAL_FACES,
     Face,
-    FaceEncoder,
     FaceEncoderId,
     FaceLimits,
     FaceReading,
-    Picture,
+    FacesFound,
     SeveralFaces,
     read_faces,
+    read_found,
 )
-from imagelab.config import Configs, Profile, load_configs, pick
-from imagelab.errors import ImageFileError, InvalidValueError, shorten
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
-from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, unit
+from imagelab.rgb import Picture
+from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, cosine, unit
 
 
 class CharacterConsistencyChecker:
     """Compares faces; the face pack of `profile` (None: the default one) loads at the first picture.
 
     Several usable faces in one picture can't be told apart by name: by default (`require_one`) such a picture isn't
-    compared, with `several="largest"` its largest face is. `limits` says what makes a face usable; None is what is
-    configured for the character, where one is named. A context manager; `cleanup` may be called twice.
+    compared; `several` may choose the largest, the most_central or the best_match, the one nearest to the reference.
+    `limits` says what makes a face usable; None is what is configured for the character, where one is named. A context
+    manager; `cleanup` may be called twice.
     """
 
     def __init__(
@@ -64,22 +68,44 @@ class CharacterConsistencyChecker:
         """Return all faces of a picture, the surest first; raises as FaceEncoder.faces."""
         return self._encoder.faces(image)
 
-    def read(self, image: Picture) -> FaceReading:
+    def faces_in(self, images: Iterable[Picture]) -> Iterator[FacesFound]:
+        """Yield all faces of each of many pictures, as FaceEncoder.faces_in."""
+        return self._encoder.faces_in(images)
+
+    def read(self, image: Picture, similarity: Callable[[Embedding], float] | None = None) -> FaceReading:
         """Return the face that a picture is judged by, or the status that says why there is none.
 
-        Raises ImageFileError or InvalidValueError for the picture itself.
+        `similarity` is what best_match goes by, CharacterReferences.similarity say. Raises ImageFileError or
+        InvalidValueError for the picture itself; InvalidValueError for best_match without `similarity`.
         """
-        return self._read(image, self.limits or FaceLimits())
+        return read_faces(self.faces(image), self.limits or FaceLimits(), self.several, similarity)
+
+    def readings(
+        self,
+        images: Iterable[Picture],
+        similarity: Callable[[Embedding], float] | None = None,
+        limits: FaceLimits | None = None,
+    ) -> Iterator[FaceReading]:
+        """Yield `read` of each of many pictures, in their order; much faster than one by one, and in little memory.
+
+        A picture that can't be looked at has the status decode_error. `limits` None takes the checker's.
+        """
+        used = limits or self.limits or FaceLimits()
+        for found in self.faces_in(images):
+            yield read_found(found, used, self.several, similarity)
 
     def embed(self, image: Picture) -> Embedding:
         """Return the embedding (d,) of norm 1 of a picture's face.
 
-        Raises InvalidValueError, with the status, for a picture without one that can be compared.
+        A picture by itself has no best_match: there it needs exactly one face. Raises InvalidValueError, with the
+        status, for a picture without one that can be compared.
         """
-        reading = self.read(image)
+        policy = "require_one" if self.several == "best_match" else self.several
+        reading = read_faces(self.faces(image), self.limits or FaceLimits(), policy)
         if reading.embedding is None:
             shown = os.fspath(image) if isinstance(image, str | os.PathLike) else "a picture"
-            raise InvalidValueError("image", f"{shown} ({reading.status})", "a picture with exactly one clear face")
+            why = f"{reading.status}: {reading.reason}" if reading.reason else reading.status
+            raise InvalidValueError("image", f"{shown} ({why})", "a picture with exactly one clear face")
         return reading.embedding
 
     def compare(
@@ -116,8 +142,17 @@ class CharacterConsistencyChecker:
             threshold = pick("metric", METRICS, metric).from_cosine(configured_threshold(self.configs, character_name))
         limit = check_threshold(threshold, metric)
         limits = self.limits or configured_limits(self.configs, character_name)
-        template = self._template(reference)
-        return [self._judge(image, template, limits, limit, metric, character_name) for image in images]
+        templates = self._templates(reference)
+        readings = self.readings(images, partial(_nearest, templates), limits)
+        return [self._judge(reading, templates, limit, metric, character_name) for reading in readings]
+
+    def verdict(self, reading: FaceReading, references: CharacterReferences, threshold: float) -> Verdict:
+        """Judge a face that was read by a character's references; `threshold` is a cosine.
+
+        Raises InvalidValueError for the threshold, and for references that another encoder made.
+        """
+        templates = self._templates(references)
+        return self._judge(reading, templates, check_threshold(threshold), "cosine", references.character_name)
 
     def cleanup(self) -> None:
         """Give back the memory of the models; the checker can't be used again."""
@@ -129,17 +164,11 @@ class CharacterConsistencyChecker:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _read(self, image: Picture, limits: FaceLimits) -> FaceReading:
-        return read_faces(self.faces(image), limits, self.several)
-
     def _judge(
-        self, image: Picture, template: Embedding, limits: FaceLimits, threshold: float, metric: str, name: str
+        self, reading: FaceReading, templates: NDArray[np.float32], threshold: float, metric: str, name: str
     ) -> Verdict:
-        try:
-            reading = self._read(image, limits)
-        except ImageFileError:
-            reading = FaceReading(status="decode_error")
-        score = None if reading.embedding is None else compare(template, reading.embedding, metric).value
+        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
+        score = max(found, key=lambda one: one.cosine).value if found else None
         return Verdict(
             character_name=name,
             status=reading.status,
@@ -154,11 +183,15 @@ class CharacterConsistencyChecker:
             return unit(given)
         return self.embed(given)  # type: ignore[arg-type]  # a picture, or to_rgb says what it should have been
 
-    def _template(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> Embedding:
+    def _templates(self, reference: CharacterReferences | Picture | NDArray[np.floating]) -> NDArray[np.float32]:
         if not isinstance(reference, CharacterReferences):
-            return self._embedding(reference)
+            return self._embedding(reference)[None]
         made_by = reference.provenance.encoder
         if made_by != self.encoder:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
-        return reference.template
+        return reference.templates
+
+
+def _nearest(templates: NDArray[np.float32], embedding: Embedding) -> float:
+    return max(cosine(row, embedding) for row in templates)

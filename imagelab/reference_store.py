@@ -4,39 +4,56 @@ One `.npz` file holds the embeddings and, as JSON beside them, what made them: o
 and arrays of plain numbers and text only, so that reading it runs no pickle.
 """
 
+import hashlib
 import io
 import json
 import os
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imagelab.arcface import FaceEncoderId
 from imagelab.config import project_root
 from imagelab.errors import InvalidValueError, ReferenceStoreError, shorten
+from imagelab.face_light import FaceLight
+from imagelab.faces import FaceEncoderId
 from imagelab.models import file_sha256
+from imagelab.reference_template import TemplateChoice, medoid
 from imagelab.results import Record
 from imagelab.similarity import Embedding, centroid, cosine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew neither the template's kind nor what a reference's face looks like
 _MAX_STORE_BYTES = 64 * 2**20  # 10,000 references are 20 MiB
+_LOCK_SECONDS = 60.0  # an update holds the lock for milliseconds: pictures are embedded before
 _REBUILD = "Call create_character_embedding again with the reference pictures, or remove the file"
-# What numpy raises for bytes that aren't an .npz of plain arrays.
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile, MemoryError, NotImplementedError, TypeError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceFace(Record):
+    """What the face in a reference looks like; see `head_pose` for the angles' directions."""
+
+    detector_score: float  # 0 to 1
+    size_px: float  # the shorter side of its box
+    yaw_deg: float
+    pitch_deg: float
+    roll_deg: float
+    light: FaceLight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferencePicture(Record):
-    """A picture that a reference embedding was made from."""
+    """A picture that a reference embedding was made from, described so that it needn't be opened again."""
 
-    name: str
+    name: str  # unique among a character's references
     sha256: str  # of the file, or of the pixels of a picture that has none
+    pixels_sha256: str  # `imagefiles.pixels_sha256`: the same for the same picture in any file
+    perceptual_hash: str  # 64-bit pHash in hex: near for pictures that look alike
+    mirrored_hash: str  # that of the picture's mirror image
+    face: ReferenceFace
     path: str | None = None  # relative to the project where it lies in it
 
 
@@ -47,6 +64,7 @@ class Provenance(Record):
     character_name: str
     encoder: FaceEncoderId
     pictures: tuple[ReferencePicture, ...]  # in the order of the embeddings
+    template: TemplateChoice = field(default_factory=TemplateChoice)
     versions: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -57,20 +75,74 @@ class CharacterReferences:
 
     provenance: Provenance
     embeddings: NDArray[np.float32]  # (n, d), rows of norm 1
-    template: Embedding  # (d,), norm 1: the direction of their mean
+    template: Embedding  # (d,), norm 1: the medoid, else the direction of the mean
+
+    @classmethod
+    def of(cls, provenance: Provenance, embeddings: NDArray[np.float32]) -> "CharacterReferences":
+        """Build them with the template that `provenance` names; raises InvalidValueError for embeddings that cancel."""
+        kind = provenance.template.kind
+        template = embeddings[medoid(embeddings)] if kind == "medoid" else centroid(embeddings)
+        return cls(provenance=provenance, embeddings=embeddings, template=template)
 
     @property
     def character_name(self) -> str:
         """Return whose references these are."""
         return self.provenance.character_name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the pictures' names, in the order of the embeddings."""
+        return tuple(picture.name for picture in self.provenance.pictures)
+
+    @property
+    def references_sha256(self) -> str:
+        """Return what these references are known by: a hash of encoder, template kind and embeddings.
+
+        A calibration holds for references of the same hash only; names and places of the pictures don't count.
+        """
+        provenance = self.provenance
+        head = f"{provenance.encoder.to_json()}\n{provenance.template.kind}\n{self.embeddings.shape}\n"
+        data = np.ascontiguousarray(self.embeddings, "<f4").tobytes()
+        return hashlib.sha256(head.encode() + data).hexdigest()
+
+    @property
+    def templates(self) -> NDArray[np.float32]:
+        """Return the rows (k, d) of which the nearest is compared with: all references for `max`, else the template."""
+        return self.embeddings if self.provenance.template.kind == "max" else self.template[None]
+
     def similarity(self, embedding: ArrayLike) -> float:
-        """Return the cosine of an embedding (d,) to the template: the one number that verdicts are made of."""
-        return cosine(self.template, embedding)
+        """Return the cosine of an embedding (d,) to the template: the one number that verdicts are made of.
+
+        With the template `max` it is the cosine to the nearest reference.
+        """
+        return max(cosine(row, embedding) for row in self.templates)
 
     def similarities(self, embedding: ArrayLike) -> tuple[float, ...]:
         """Return the cosine of an embedding (d,) to each single reference, in the order of `provenance.pictures`."""
         return tuple(cosine(row, embedding) for row in self.embeddings)
+
+
+@contextmanager
+def locked_store(path: Path) -> Iterator[None]:
+    """Keep other processes from updating a store meanwhile, so that none of two updates is lost.
+
+    Raises ReferenceStoreError when another one holds it for a minute, or when nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.stem}.lock"), timeout=_LOCK_SECONDS)
+        lock.acquire()
+    except Timeout as error:
+        reason = f"is being updated by another process for {_LOCK_SECONDS:g} s"
+        raise ReferenceStoreError(path, reason, "Wait until it has finished, then try again") from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_references(path: Path, references: CharacterReferences) -> None:
@@ -86,35 +158,52 @@ def write_references(path: Path, references: CharacterReferences) -> None:
             os.fsync(stream.fileno())  # else a power cut leaves the name without the content
         scratch.replace(path)
     except OSError as error:
-        reason = f"can't be written: {error.strerror or error}"
-        raise ReferenceStoreError(path, reason, "Choose another store") from error
+        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
 
 
+def _unwritable(path: Path, error: OSError) -> ReferenceStoreError:
+    return ReferenceStoreError(path, f"can't be written: {error.strerror or error}", "Choose another store")
+
+
 def read_references(path: Path) -> CharacterReferences:
-    """Read a store; raises ReferenceStoreError for bytes that aren't one."""
+    """Read a store; raises ReferenceStoreError for bytes that aren't one, or one of another schema."""
     try:
-        if path.stat().st_size > _MAX_STORE_BYTES:
-            raise ReferenceStoreError(path, "is too large to be one", _REBUILD)
+        _refuse_huge(path)
         # From memory: numpy leaves a file that it can't read open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as store:
-            embeddings, text = store["embeddings"], str(store["provenance"])
-        provenance = Provenance.from_dict(json.loads(text))
-    except (InvalidValueError, *_UNREADABLE) as error:
+            embeddings, data = store["embeddings"], json.loads(str(store["provenance"]))
+        _refuse_other_schema(path, data)
+        provenance = Provenance.from_dict(data)
+    except ReferenceStoreError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy, its tokenizer of headers and json share no base
         raise ReferenceStoreError(path, f"is damaged or no store ({shorten(str(error), 300)})", _REBUILD) from error
     problem = _broken_embeddings(embeddings, len(provenance.pictures))
     if problem:
         raise ReferenceStoreError(path, f"is damaged: {problem}", _REBUILD)
     try:
-        return CharacterReferences(provenance=provenance, embeddings=embeddings, template=centroid(embeddings))
+        return CharacterReferences.of(provenance, embeddings)
     except InvalidValueError as error:
         raise ReferenceStoreError(path, f"is damaged: {error}", _REBUILD) from error
 
 
+def _refuse_huge(path: Path) -> None:
+    if path.stat().st_size > _MAX_STORE_BYTES:
+        raise ReferenceStoreError(path, "is too large to be one", _REBUILD)
+
+
+def _refuse_other_schema(path: Path, data: object) -> None:
+    """Say so before the fields are looked at: those of another schema are others."""
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(found, int) and found != SCHEMA_VERSION:
+        raise ReferenceStoreError(path, f"is stale: schema_version was {found}, is {SCHEMA_VERSION}", _REBUILD)
+
+
 def _broken_embeddings(embeddings: NDArray[np.float32], pictures: int) -> str:
-    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or embeddings.shape[0] != pictures:
+    if embeddings.dtype != np.float32 or embeddings.ndim != 2 or embeddings.shape[0] != pictures or not pictures:
         return f"embeddings {embeddings.shape} of {embeddings.dtype} for {pictures} pictures"
     norms = np.linalg.norm(embeddings, axis=1)
     return "" if np.allclose(norms, 1, atol=1e-3) else "its embeddings haven't norm 1"
@@ -127,8 +216,6 @@ def refuse_stale(path: Path, provenance: Provenance, character_name: str, encode
         for name, was in provenance.encoder.to_dict().items()
         if was != (now := encoder.to_dict()[name])
     ]
-    if provenance.schema_version != SCHEMA_VERSION:
-        changed.append(f"schema_version was {provenance.schema_version}, is {SCHEMA_VERSION}")
     if provenance.character_name != character_name:
         changed.append(f"character_name was {provenance.character_name}, is {character_name}")
     changed += [f"{picture.name} has changed" for picture in provenance.pictures if _has_changed(picture)]

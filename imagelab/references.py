@@ -5,35 +5,41 @@ character without a store, the reference pictures that character_presets.yaml na
 needed and kept in memory: what is configured works at once and can never be stale.
 """
 
-import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, Picture, SeveralFaces, read_faces, to_rgb
+from imagelab.arcface import FaceEncoder
+from imagelab.calibration import Calibration, calibrate, read_calibration, write_calibration
 from imagelab.config import Configs, Profile, load_configs, project_root
-from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError, UnknownNameError
+from imagelab.errors import ImageLabError, InvalidValueError, ReferenceStoreError, UnknownNameError
+from imagelab.faces import Face, FaceEncoderId, FaceLimits, FaceReading, SeveralFaces, read_faces
 from imagelab.imagefiles import checked_path
-from imagelab.models import file_sha256, resolve_source
+from imagelab.models import resolve_source
+from imagelab.reference_calibration import CalibrationRun, calibration_label, score_pictures
+from imagelab.reference_pictures import embed_references, list_pictures
 from imagelab.reference_store import (
     CharacterReferences,
     Provenance,
     ReferencePicture,
+    locked_store,
     read_references,
     refuse_stale,
     write_references,
 )
+from imagelab.reference_template import Embeddings, TemplateRequest, choose_template
 from imagelab.results import Verdict
-from imagelab.similarity import Embedding, centroid, check_threshold
+from imagelab.rgb import Picture
+from imagelab.similarity import check_threshold
 
 DEFAULT_THRESHOLD = 0.65  # a cosine, for a character that character_presets.yaml doesn't know
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _LIBRARIES = ("insightface", "numpy", "onnxruntime")
 
@@ -132,18 +138,69 @@ class CharacterReferenceManager:
         return self._store / self.profile.face.name / f"{character_name}.npz"
 
     def create_character_embedding(
-        self, character_name: str, reference_images: Sequence[Picture] | str | os.PathLike[str]
+        self,
+        character_name: str,
+        reference_images: Sequence[Picture] | str | os.PathLike[str],
+        template: TemplateRequest = "mean",
     ) -> CharacterReferences:
         """Embed a character's reference pictures and store them; they replace those there were.
 
         `reference_images` are pictures with one usable face each, or a folder of them. The character needn't be in
-        character_presets.yaml. Raises InvalidValueError for the name or an empty list; ReferenceStoreError that lists
-        every picture that can't be used, and then nothing is written and an earlier store stays.
+        character_presets.yaml. `template` is mean, medoid, max (the nearest reference) or auto: what tells these
+        references best from those of the other characters. Raises InvalidValueError for the name or an empty list,
+        UnknownNameError for the template; ReferenceStoreError that lists every picture that can't be used, and then
+        nothing is written and an earlier store stays.
         """
         path = self.store_path(character_name)
-        references = self._embed(character_name, _pictures(reference_images), path)
-        write_references(path, references)
+        choose_template(template, np.empty((0, 0), np.float32))  # an unknown one is refused before anything loads
+        pictures = list_pictures(reference_images, "reference_images")
+        made, embeddings = embed_references(pictures, self._reader.faces, self._limits(character_name), path)
+        references = self._put_together(character_name, made, embeddings, template)
+        with locked_store(path):
+            write_references(path, references)
         return references
+
+    def add_reference_images(
+        self, character_name: str, pictures: Sequence[Picture] | str | os.PathLike[str]
+    ) -> CharacterReferences:
+        """Add pictures to a character's references; only the new ones are opened and embedded.
+
+        A character without a store gets one, with the configured references and these. The template is chosen again
+        as it was asked for. Raises as `references`; ReferenceStoreError that lists every picture that can't be used,
+        one that is there already among them, and then nothing changes.
+        """
+        path = self.store_path(character_name)
+        given = list_pictures(pictures, "pictures")
+        limits = self._limits(character_name)
+        present = self.references(character_name).provenance.pictures
+        made, new = embed_references(given, self._reader.faces, limits, path, present)
+        with locked_store(path):
+            old = self.references(character_name)  # again: another process may have added some meanwhile
+            if known := _already_there(made, old.provenance.pictures):
+                raise ReferenceStoreError(path, f"has {', '.join(known)} already", "Give each picture once")
+            described, embeddings = (*old.provenance.pictures, *made), np.concatenate([old.embeddings, new])
+            return self._rewrite(path, old, described, embeddings)
+
+    def remove_reference_images(self, character_name: str, names: Sequence[str]) -> CharacterReferences:
+        """Remove pictures, by their names in the provenance, from a character's references; nothing is embedded again.
+
+        Raises as `references`; UnknownNameError with the nearest name; InvalidValueError for no names at all, and when
+        no reference would be left.
+        """
+        path = self.store_path(character_name)
+        if isinstance(names, str) or not names:
+            raise InvalidValueError("names", names, "a list of at least one reference's name")
+        self.references(character_name)  # an unknown character is refused before a folder is made
+        with locked_store(path):
+            old = self.references(character_name)
+            for name in names:
+                if name not in old.names:
+                    raise UnknownNameError(f"reference of {character_name}", name, old.names)
+            kept = [index for index, name in enumerate(old.names) if name not in names]
+            if not kept:
+                expected = f"such that one of {character_name}'s references is left: to be rid of all, remove {path}"
+                raise InvalidValueError("names", list(names), expected)
+            return self._rewrite(path, old, [old.provenance.pictures[index] for index in kept], old.embeddings[kept])
 
     def references(self, character_name: str) -> CharacterReferences:
         """Return a character's references: the store's, else those that character_presets.yaml names.
@@ -167,11 +224,75 @@ class CharacterReferenceManager:
     ) -> Verdict:
         """Judge whether the face in a picture is the character's, by its cosine to the references' template.
 
-        `threshold` None takes the character's configured one. A picture without a face that can be compared is no
-        error but a status. Raises as `references`; InvalidValueError for the threshold; ImageFileError for the file.
+        `threshold` None takes that of the character's calibration, or where there is none the configured one, and then
+        the verdict isn't calibrated. A picture without a face that can be compared is no error but a status. Raises as
+        `references`; CalibrationFileError for a calibration made for other references or another encoder;
+        InvalidValueError for the threshold; ImageFileError for the file.
         """
-        limit = configured_threshold(self.configs, character_name) if threshold is None else check_threshold(threshold)
-        return self.judge(self.references(character_name), generated_image, limit)
+        if threshold is not None:
+            limit = check_threshold(threshold)
+            return self.judge(self.references(character_name), generated_image, limit)
+        references = self.references(character_name)
+        calibration = self._calibration_of(references)
+        if calibration is None:
+            return self.judge(references, generated_image, configured_threshold(self.configs, character_name))
+        verdict = self.judge(references, generated_image, calibration.threshold.value)
+        return replace(verdict, calibrated=True, calibration=calibration_label(calibration))
+
+    def calibrate(
+        self,
+        character_name: str,
+        genuine_pictures: Sequence[Picture] | str | os.PathLike[str],
+        impostor_pictures: Mapping[str, Sequence[Picture] | str | os.PathLike[str]],
+        policy: str = "eer",
+        *,
+        confidence: float = 0.95,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> CalibrationRun:
+        """Fit the threshold to pictures of the character and of others, and store it beside the references.
+
+        `impostor_pictures` are {character: pictures}, each a list or a folder; none may be a reference. Only pictures
+        with one clear face are scored, the others are counted by status. From then on
+        `check_character_consistency` uses it, until the references or the encoder change. Raises as `references` and
+        `calibration.calibrate`; CalibrationFileError when it can't be written.
+        """
+        path = self.calibration_path(character_name)
+        own = {character_name: list_pictures(genuine_pictures, "genuine_pictures")}
+        if not isinstance(impostor_pictures, Mapping) or not impostor_pictures or character_name in impostor_pictures:
+            raise InvalidValueError(
+                "impostor_pictures", impostor_pictures, "{character: pictures} of others, not empty"
+            )
+        others = {name: list_pictures(given, "impostor_pictures") for name, given in impostor_pictures.items()}
+        references = self.references(character_name)
+        read = partial(self._read, references)
+        genuine, impostor = (score_pictures(references, each, read) for each in (own, others))
+        calibration = calibrate(
+            genuine.scores,
+            impostor.scores,
+            policy=policy,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            encoder=references.provenance.encoder.label,
+            character_name=character_name,
+            references_sha256=references.references_sha256,
+        )
+        check_threshold(calibration.threshold.value)
+        write_calibration(path, calibration)
+        return CalibrationRun(calibration=calibration, genuine=genuine.statuses, impostor=impostor.statuses)
+
+    def calibration_path(self, character_name: str) -> Path:
+        """Return where a character's calibration is, or would be; raises as `store_path`."""
+        path = self.store_path(character_name)
+        return path.with_name(f"{path.stem}.calibration.json")
+
+    def calibration(self, character_name: str) -> Calibration | None:
+        """Return a character's calibration, None where there is none.
+
+        Raises as `references`; CalibrationFileError for one made for other references or another encoder.
+        """
+        return self._calibration_of(self.references(character_name))
 
     def judge(self, references: CharacterReferences, image: Picture, threshold: float) -> Verdict:
         """Compare one picture with references at hand; `threshold` is a cosine.
@@ -179,7 +300,7 @@ class CharacterReferenceManager:
         Raises InvalidValueError for the threshold; ImageFileError or InvalidValueError for the picture.
         """
         limit = check_threshold(threshold)
-        reading = read_faces(self._reader.faces(image), self._limits(references.character_name), self._several)
+        reading = self._read(references, image)
         return Verdict(
             character_name=references.character_name,
             status=reading.status,
@@ -200,6 +321,21 @@ class CharacterReferenceManager:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
+    def _read(self, references: CharacterReferences, image: Picture) -> FaceReading:
+        limits = self._limits(references.character_name)
+        return read_faces(self._reader.faces(image), limits, self._several, references.similarity)
+
+    def _calibration_of(self, references: CharacterReferences) -> Calibration | None:
+        path = self.calibration_path(references.character_name)
+        if not path.is_file():
+            return None
+        return read_calibration(
+            path,
+            encoder=references.provenance.encoder.label,
+            character_name=references.character_name,
+            references_sha256=references.references_sha256,
+        )
+
     def _limits(self, character_name: str) -> FaceLimits:
         return self._given_limits or configured_limits(self.configs, character_name)
 
@@ -210,69 +346,51 @@ class CharacterReferenceManager:
     def _embed_configured(self, character_name: str) -> CharacterReferences:
         source = self.configs.references_source(character_name, self.profile.name)
         folder = resolve_source(source, f"reference pictures of {character_name!r}")
-        return self._embed(character_name, _pictures(folder), folder)
+        pictures = list_pictures(folder, "reference_images")
+        made, embeddings = embed_references(pictures, self._reader.faces, self._limits(character_name), folder)
+        return self._put_together(character_name, made, embeddings, "mean")
 
-    def _embed(self, character_name: str, pictures: Sequence[Picture], place: Path) -> CharacterReferences:
-        faults: list[str] = []
-        embeddings: list[Embedding] = []
-        described: list[ReferencePicture] = []
-        seen: dict[str, str] = {}  # {sha256 of the pixels: name}
-        limits = self._limits(character_name)
-        for index, picture in enumerate(pictures):
-            name = Path(picture).name if isinstance(picture, str | os.PathLike) else f"picture {index}"
-            try:
-                rgb = to_rgb(picture)
-            except ImageFileError as error:
-                faults.append(f"{name}: {error.reason}")
-                continue
-            pixels = _pixels_sha256(rgb)
-            if pixels in seen:
-                faults.append(f"{name}: the same as {seen[pixels]}")
-                continue
-            seen[pixels] = name
-            reading = read_faces(self._reader.faces(rgb), limits)  # of a reference, one face must be all
-            if reading.embedding is None:
-                faults.append(f"{name}: {reading.status}")
-            else:
-                embeddings.append(reading.embedding)
-                described.append(_describe(picture, name, pixels))
-        if faults:
-            reason = f"{len(faults)} of {len(pictures)} reference pictures can't be used: {'; '.join(faults)}"
-            raise ReferenceStoreError(place, reason, "Give each picture once, with exactly one clear face in it")
+    def _rewrite(
+        self, path: Path, old: CharacterReferences, pictures: Sequence[ReferencePicture], embeddings: Embeddings
+    ) -> CharacterReferences:
+        requested = old.provenance.template.requested
+        references = self._put_together(old.character_name, pictures, embeddings, requested)
+        write_references(path, references)
+        return references
+
+    def _put_together(
+        self,
+        character_name: str,
+        pictures: Sequence[ReferencePicture],
+        embeddings: Embeddings,
+        template: TemplateRequest,
+    ) -> CharacterReferences:
+        impostors, without = self._others(character_name) if template == "auto" else ({}, ())
+        rows = np.concatenate([other.embeddings for other in impostors.values()]) if impostors else None
+        choice = choose_template(template, embeddings, rows)
+        if without:
+            choice = replace(choice, why=f"{choice.why}; without {', '.join(without)}, whose references can't be used")
         provenance = Provenance(
             character_name=character_name,
             encoder=self.encoder,
-            pictures=tuple(described),
+            pictures=tuple(pictures),
+            template=choice,
             versions={library: version(library) for library in _LIBRARIES},
         )
-        return CharacterReferences(
-            provenance=provenance, embeddings=np.stack(embeddings), template=centroid(embeddings)
-        )
+        return CharacterReferences.of(provenance, embeddings)
+
+    def _others(self, character_name: str) -> tuple[Mapping[str, CharacterReferences], tuple[str, ...]]:
+        """Return the references of all other characters, and the names of those that can't be used."""
+        usable, unusable = {}, []
+        for name in sorted(set(self._known_names()) - {character_name}):
+            try:
+                usable[name] = self.references(name)
+            except ImageLabError:
+                unusable.append(name)
+        return usable, tuple(unusable)
 
 
-def _pictures(given: Sequence[Picture] | str | os.PathLike[str]) -> Sequence[Picture]:
-    """Return the list of pictures, or those of a folder by name."""
-    if isinstance(given, str | os.PathLike):
-        folder = checked_path(given, "reference_images")
-        if not folder.is_dir():
-            raise InvalidValueError("reference_images", str(given), "a list of pictures, or a folder of them")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise ReferenceStoreError(folder, "has no pictures", f"Put {', '.join(sorted(IMAGE_SUFFIXES))} files there")
-        return found
-    if not isinstance(given, Sequence) or not given:
-        raise InvalidValueError("reference_images", given, "a list of at least one picture, or a folder of them")
-    return given
-
-
-def _pixels_sha256(rgb: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest()
-
-
-def _describe(picture: Picture, name: str, pixels_sha256: str) -> ReferencePicture:
-    if not isinstance(picture, str | os.PathLike):
-        return ReferencePicture(name=name, sha256=pixels_sha256)
-    path = Path(picture).resolve()
-    root = project_root()
-    shown = path.relative_to(root) if path.is_relative_to(root) else path
-    return ReferencePicture(name=name, sha256=file_sha256(path), path=shown.as_posix())
+def _already_there(new: Sequence[ReferencePicture], present: Sequence[ReferencePicture]) -> list[str]:
+    """Return the names of new pictures whose pixels, or whose names, are present."""
+    pixels, names = {picture.pixels_sha256 for picture in present}, {picture.name for picture in present}
+    return [picture.name for picture in new if picture.pixels_sha256 in pixels or picture.name in names]

@@ -232,6 +232,7 @@ class Verdict(Record):
     metric: Metric
     encoder: str  # the face pack
     calibrated: bool = False  # whether the threshold was fitted to this pack and character
+    calibration: str | None = None  # which calibration that was, in a few words
 
     @property
     def is_consistent(self) -> bool:

@@ -20,7 +20,7 @@ from imagelab.models import (
     resolve_source,
     verify_weights,
 )
-from imagelab.references import IMAGE_SUFFIXES
+from imagelab.reference_pictures import IMAGE_SUFFIXES
 from imagelab.safetensors_files import check_safetensors
 
 _WEIGHTS = {".safetensors", ".onnx"}

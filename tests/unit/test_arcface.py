@@ -1,6 +1,8 @@
 import gc
 import json
+import logging
 import math
+import sys
 import weakref
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from handmade_pack import LANDMARKS, plain, write_pack
 from PIL import Image
 
-from imagelab.arcface import Face, FaceEncoder, FaceEncoderId, FaceLimits, read_faces, to_rgb
+from imagelab.arcface import FaceEncoder
 from imagelab.config import load_configs
-from imagelab.errors import ImageFileError, InvalidValueError, ModelFileError, ModelNotFoundError
+from imagelab.errors import ImageFileError, InvalidValueError, ModelFileError, ModelNotFoundError, ProfileError
+from imagelab.faces import Face, FaceEncoderId, FaceLimits, read_faces
 from imagelab.models import file_sha256
+from imagelab.rgb import to_rgb
 
 
 @pytest.fixture
@@ -142,6 +146,118 @@ def test_a_missing_pack_says_what_to_put_where(profile, tmp_path):
         encoder.faces(plain("red"))
 
 
+def test_a_pack_that_was_unpacked_into_a_folder_of_its_own_name_says_what_to_move(profile, tmp_path):
+    nested = write_pack(tmp_path / "face" / "face")
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError) as caught:
+        encoder.faces(plain("red"))
+    assert f"{nested}: move them up into {tmp_path / 'face'}" in str(caught.value)
+
+
+@pytest.mark.parametrize("library", ["insightface.app.face_analysis", "onnxruntime"])
+def test_a_library_that_cannot_be_imported_says_how_to_repair_that(profile, tmp_path, monkeypatch, library):
+    write_pack(tmp_path / "face")
+    monkeypatch.setitem(sys.modules, library, None)
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ProfileError, match="make setup") as caught:
+        encoder.faces(plain("red"))
+    assert library in caught.value.reason
+
+
+@pytest.fixture
+def cuda_for_torch_alone(monkeypatch):
+    """A machine where torch has CUDA and the onnxruntime that is installed hasn't."""
+    onnxruntime, torch = pytest.importorskip("onnxruntime"), pytest.importorskip("torch")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("imagelab.arcface.version", lambda _: "1.0")  # onnxruntime-gpu is listed as installed
+
+
+@pytest.mark.usefixtures("cuda_for_torch_alone")
+def test_who_insists_on_cuda_is_told_when_onnxruntime_falls_back(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cuda") as encoder, pytest.raises(ProfileError, match="not on CUDAExecutionProvider"):
+        encoder.faces(plain("red"))
+
+
+@pytest.mark.usefixtures("cuda_for_torch_alone")
+def test_a_fall_back_to_the_cpu_is_logged_and_recorded(profile, tmp_path, caplog):
+    write_pack(tmp_path / "face")
+    with caplog.at_level(logging.WARNING), FaceEncoder(profile, "auto") as encoder:
+        assert encoder.providers == ("CPUExecutionProvider",)
+    assert "Exactly one onnxruntime may be installed" in caplog.text
+
+
+COLOURS = ("red", "lime", "blue", "white", "yellow", "cyan", "magenta")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_pictures_give_what_each_gives_alone_in_their_order(profile, tmp_path, chunk, workers):
+    write_pack(tmp_path / "face", (((8, 8, 48, 48), 0.9), ((60, 60, 110, 120), 0.8)))
+    with FaceEncoder(profile, "cpu") as encoder:
+        alone = [encoder.faces(plain(colour)) for colour in COLOURS]
+        many = list(encoder.faces_in((plain(colour) for colour in COLOURS), chunk=chunk, workers=workers))
+    assert len(many) == len(COLOURS)
+    for found, expected in zip(many, alone, strict=True):
+        assert [face.box for face in found.faces] == [face.box for face in expected]
+        assert all(np.array_equal(a.embedding, b.embedding) for a, b in zip(found.faces, expected, strict=True))
+
+
+def test_a_fault_in_one_picture_of_many_is_that_pictures(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    (tmp_path / "notes.png").write_text("not a picture")
+    pictures = [
+        plain("red"),
+        tmp_path / "notes.png",
+        tmp_path / "gone.png",
+        None,
+        plain("red", (1, 1000)),
+        plain("blue"),
+    ]
+    with FaceEncoder(profile, "cpu") as encoder:
+        found = list(encoder.faces_in(pictures, chunk=4))
+    assert [len(one.faces) for one in found] == [1, 0, 0, 0, 0, 1]
+    kinds = [None, ImageFileError, ImageFileError, InvalidValueError, None, None]
+    assert [type(one.fault) if one.fault else None for one in found] == kinds
+
+
+def test_pictures_are_taken_as_they_are_needed(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield plain("red")
+
+    with FaceEncoder(profile, "cpu") as encoder:
+        found = encoder.faces_in(endless(), chunk=4, workers=2)
+        for _ in range(10):
+            next(found)
+        found.close()
+    assert len(taken) <= 10 + 4 * 3
+
+
+@pytest.mark.parametrize("bad", [{"chunk": 0}, {"chunk": 2.5}, {"workers": 0}])
+def test_chunks_and_workers_are_whole_numbers_from_one(profile, bad):
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(InvalidValueError, match=next(iter(bad))):
+        next(encoder.faces_in([plain("red")], **bad))
+
+
+def test_no_pictures_are_no_faces(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as encoder:
+        assert list(encoder.faces_in([])) == []
+
+
+def test_a_face_over_the_middle_of_the_picture_is_central_and_one_in_a_corner_is_not(profile, tmp_path):
+    write_pack(tmp_path / "face", (((32, 24, 96, 104), 0.9), ((-10, -10, 10, 10), 0.8)))
+    with FaceEncoder(profile, "cpu") as encoder:
+        middle, corner = encoder.faces(plain("red"))
+    assert middle.off_centre == pytest.approx(0, abs=1e-6)
+    assert corner.off_centre == pytest.approx(1, abs=1e-6)
+
+
 def test_unknown_device_is_refused(profile):
     with pytest.raises(InvalidValueError, match="auto, cpu, cuda or"):
         FaceEncoder(profile, "gpu")
@@ -198,11 +314,6 @@ def test_only_usable_faces_count(faces, status):
     reading = read_faces(faces, FaceLimits(min_face_px=16, min_score=0.5))
     assert reading.status == status
     assert (reading.embedding is not None) == (status == "ok")
-
-
-def test_the_largest_of_several_faces_is_taken_on_request():
-    small, large = face(side=20, embedding=(0, 1)), face(side=40, embedding=(1, 0))
-    assert read_faces([small, large], FaceLimits(), "largest").face is large
 
 
 def test_a_text_file_named_png_is_no_picture(tmp_path):

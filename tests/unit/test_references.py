@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from handmade_pack import handmade_configs, plain, write_pack
 
-from imagelab.arcface import FaceLimits
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
     ImageFileError,
@@ -17,6 +16,7 @@ from imagelab.errors import (
     ReferenceStoreError,
     UnknownNameError,
 )
+from imagelab.faces import FaceLimits
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
 
@@ -230,7 +230,7 @@ def test_a_store_survives_a_rebuild_that_fails(manager, folder):
     with pytest.raises(ReferenceStoreError):
         manager.create_character_embedding("luca", [folder / "gone.png"])
     assert manager.store_path("luca").read_bytes() == before
-    assert [path.name for path in manager.store_path("luca").parent.iterdir()] == ["luca.npz"]
+    assert sorted(path.name for path in manager.store_path("luca").parent.iterdir()) == [".luca.lock", "luca.npz"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,23 @@
+"""What is to know about references before they judge: outliers, duplicates, coverage, confusable characters."""
+
+from imagelab.reference_audit.confusable import ConfusedPair, Confusion, measure_confusion
+from imagelab.reference_audit.coverage import ASPECTS, Coverage, measure_coverage
+from imagelab.reference_audit.duplicates import Duplicate, find_duplicates
+from imagelab.reference_audit.outliers import Outliers, find_outliers
+from imagelab.reference_audit.report import AuditedReference, ReferenceAudit, audit_references
+
+__all__ = [
+    "ASPECTS",
+    "AuditedReference",
+    "ConfusedPair",
+    "Confusion",
+    "Coverage",
+    "Duplicate",
+    "Outliers",
+    "ReferenceAudit",
+    "audit_references",
+    "find_duplicates",
+    "find_outliers",
+    "measure_confusion",
+    "measure_coverage",
+]

@@ -1,0 +1,125 @@
+"""Reference pictures: listed, embedded, and described so that none has to be opened again."""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from imagelab.config import project_root
+from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError
+from imagelab.face_light import face_light
+from imagelab.faces import Face, FaceLimits, read_faces
+from imagelab.head_pose import head_pose
+from imagelab.imagefiles import checked_path, perceptual_hash, pixels_sha256
+from imagelab.models import file_sha256
+from imagelab.reference_store import ReferenceFace, ReferencePicture
+from imagelab.rgb import Picture, to_rgb
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_FIX = "Give each picture once, with exactly one clear face in it"
+
+
+def list_pictures(given: Sequence[Picture] | str | os.PathLike[str], name: str) -> Sequence[Picture]:
+    """Return the list of pictures, or those of a folder by name.
+
+    Raises InvalidValueError, which calls them `name`; ReferenceStoreError for a folder without pictures.
+    """
+    if isinstance(given, str | os.PathLike):
+        folder = checked_path(given, name)
+        if not folder.is_dir():
+            raise InvalidValueError(name, str(given), "a list of pictures, or a folder of them")
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise ReferenceStoreError(folder, "has no pictures", f"Put {', '.join(sorted(IMAGE_SUFFIXES))} files there")
+        return found
+    if not isinstance(given, Sequence) or not given:
+        raise InvalidValueError(name, given, "a list of at least one picture, or a folder of them")
+    return given
+
+
+def embed_references(
+    pictures: Sequence[Picture],
+    faces: Callable[[Picture], Sequence[Face]],
+    limits: FaceLimits,
+    place: Path,
+    present: Sequence[ReferencePicture] = (),
+) -> tuple[tuple[ReferencePicture, ...], NDArray[np.float32]]:
+    """Embed and describe pictures, to stand beside those that are `present` already.
+
+    `place` is what an error is about. Returns n descriptions and embeddings (n, d). Raises ReferenceStoreError that
+    lists every picture that can't be used: unreadable, without one clear face, or there already.
+    """
+    faults: list[str] = []
+    made: list[ReferencePicture] = []
+    embeddings: list[NDArray[np.float32]] = []
+    seen = {picture.pixels_sha256: picture.name for picture in present}
+    taken = {picture.name for picture in present}
+    for index, picture in enumerate(pictures):
+        name = _free_name(picture, index, taken)
+        try:
+            rgb = to_rgb(picture)
+        except ImageFileError as error:
+            faults.append(f"{name}: {error.reason}")
+            continue
+        pixels = pixels_sha256(Image.fromarray(rgb))
+        if pixels in seen:
+            faults.append(f"{name}: the same as {seen[pixels]}")
+            continue
+        reading = read_faces(faces(rgb), limits)  # of a reference, one face must be all
+        seen[pixels] = name
+        taken.add(name)
+        if reading.embedding is None or reading.face is None:
+            faults.append(f"{name}: {reading.status}")
+        else:
+            embeddings.append(reading.embedding)
+            made.append(_describe(picture, name, rgb, pixels, reading.face))
+    if faults:
+        reason = f"{len(faults)} of {len(pictures)} reference pictures can't be used: {'; '.join(faults)}"
+        raise ReferenceStoreError(place, reason, _FIX)
+    return tuple(made), np.stack(embeddings)
+
+
+def _free_name(picture: Picture, index: int, taken: Collection[str]) -> str:
+    """Return a name that no other reference has, for references are removed by name."""
+    if isinstance(picture, str | os.PathLike):
+        path = Path(picture)
+        name = path.name if path.name not in taken else f"{path.absolute().parent.name}/{path.name}"
+    else:
+        name = f"picture {index}"
+    stem, number = name, 2
+    while name in taken:
+        name, number = f"{stem} ({number})", number + 1
+    return name
+
+
+def _describe(picture: Picture, name: str, rgb: NDArray[np.uint8], pixels: str, face: Face) -> ReferencePicture:
+    image = Image.fromarray(rgb)
+    sha256, path = pixels, None
+    if isinstance(picture, str | os.PathLike):
+        file, root = Path(picture).resolve(), project_root()
+        sha256 = file_sha256(file)
+        path = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+    return ReferencePicture(
+        name=name,
+        sha256=sha256,
+        pixels_sha256=pixels,
+        perceptual_hash=perceptual_hash(image),
+        mirrored_hash=perceptual_hash(ImageOps.mirror(image)),
+        face=_describe_face(rgb, face),
+        path=path,
+    )
+
+
+def _describe_face(rgb: NDArray[np.uint8], face: Face) -> ReferenceFace:
+    yaw, pitch, roll = (round(angle, 2) for angle in head_pose(face.landmarks))
+    return ReferenceFace(
+        detector_score=round(face.score, 6),
+        size_px=round(face.size_px, 3),
+        yaw_deg=yaw,
+        pitch_deg=pitch,
+        roll_deg=roll,
+        light=face_light(rgb, face.box),
+    )

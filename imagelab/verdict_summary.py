@@ -1,0 +1,96 @@
+"""How many pictures could be judged, and how near those were: two numbers that are never mixed into one."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from imagelab.errors import InvalidValueError
+from imagelab.results import FaceStatus, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerdictSummary:
+    """What a set of verdicts says; only pictures with a face that was compared have a part in `mean_similarity`."""
+
+    total: int
+    counts: "Mapping[str, int]"  # {status: pictures}, every status
+    detection_rate: float  # ok of total; NaN without pictures
+    detection_low: float  # Wilson's 95 % interval of it
+    detection_high: float
+    mean_similarity: float  # over ok; NaN without any
+    consistent: int  # of ok
+
+    @property
+    def ok(self) -> int:
+        """Return how many pictures have a face that was compared."""
+        return self.counts["ok"]
+
+    def to_text(self) -> str:
+        """Return it in a few lines, each number with the n that it is of."""
+        lines = [f"{status:<14}{count}/{self.total}" for status, count in self.counts.items()]
+        rate = f"{self.detection_rate:.3f} ({self.detection_low:.3f} to {self.detection_high:.3f})"
+        lines.append(f"{'detection':<14}{rate}")
+        lines.append(f"{'similarity':<14}{self.mean_similarity:.3f}, mean over {self.ok} ok")
+        lines.append(f"{'consistent':<14}{self.consistent}/{self.ok} ok")
+        return "\n".join(lines)
+
+
+def summarise(
+    statuses: Sequence[FaceStatus], scores: Sequence[float | None], consistent: Sequence[bool]
+) -> VerdictSummary:
+    """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
+
+    The interval is Wilson's score interval (scipy's BinomTestResult.proportion_ci). Raises InvalidValueError for
+    sequences of unlike lengths, an unknown status or an ok picture without a score.
+
+    >>> summary = summarise(["ok", "no_face", "ok"], [0.75, None, 0.25], [True, False, False])
+    >>> summary.mean_similarity, summary.ok, summary.total
+    (0.5, 2, 3)
+    """
+    if not len(statuses) == len(scores) == len(consistent):
+        shown = (len(statuses), len(scores), len(consistent))
+        raise InvalidValueError("statuses, scores and consistent", shown, "of one length")
+    known = get_args(FaceStatus)
+    if unknown := set(statuses) - set(known):
+        raise InvalidValueError("statuses", sorted(unknown), f"among {', '.join(known)}")
+    counts = {status: sum(one == status for one in statuses) for status in known}
+    compared = [score for status, score in zip(statuses, scores, strict=True) if status == "ok"]
+    if any(score is None or math.isnan(score) for score in compared):
+        raise InvalidValueError("scores", "none", "a number for every picture that is ok")
+    low, high = _wilson(counts["ok"], len(statuses))
+    return VerdictSummary(
+        total=len(statuses),
+        counts=counts,
+        detection_rate=counts["ok"] / len(statuses) if statuses else math.nan,
+        detection_low=low,
+        detection_high=high,
+        mean_similarity=math.fsum(map(float, compared)) / len(compared) if compared else math.nan,  # type: ignore[arg-type]  # none is None
+        consistent=sum(bool(passed) for status, passed in zip(statuses, consistent, strict=True) if status == "ok"),
+    )
+
+
+def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:
+    """Summarise verdicts of one encoder and metric; raises InvalidValueError for several, whose scores don't add up."""
+    given = list(verdicts)
+    if len(kinds := {(verdict.encoder, verdict.metric) for verdict in given}) > 1:
+        raise InvalidValueError("verdicts", sorted(kinds), "of one encoder and one metric")
+    return summarise(
+        [verdict.status for verdict in given],
+        [verdict.similarity_score for verdict in given],
+        [verdict.is_consistent for verdict in given],
+    )
+
+
+def _wilson(successes: int, trials: int) -> tuple[float, float]:
+    if not trials:
+        return math.nan, math.nan
+    from scipy.stats import binomtest  # slow to import
+
+    interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,255 @@
+"""A folder of pictures becomes a table, and stays one through kills, changes and a second run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from imagelab import cli
+from imagelab.calibration import calibrate
+from imagelab.consistency import CharacterConsistencyChecker
+from imagelab.errors import InvalidValueError
+from imagelab.faces import FaceLimits
+from imagelab.folder_check import check_folder
+from imagelab.references import CharacterReferenceManager
+
+ROOT = Path(__file__).parents[2]
+LUCA = ROOT / "imagelab/puppets/weights/references/luca"
+ALBERTO = ROOT / "imagelab/puppets/weights/references/alberto"
+
+
+@pytest.fixture(scope="module")
+def checker(configs):
+    with CharacterConsistencyChecker("cpu", "puppet", configs) as checker:
+        yield checker
+
+
+@pytest.fixture(scope="module")
+def luca(checker):
+    return CharacterReferenceManager(checker, store="nowhere").references("luca")
+
+
+@pytest.fixture(scope="module")
+def alberto(checker):
+    return CharacterReferenceManager(checker, store="nowhere").references("alberto")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures of luca, the second one twice, one of alberto, an empty one, a broken one, and other things."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    first, second, *_ = sorted(LUCA.glob("*.png"))
+    shutil.copy(first, folder / "a.png")
+    shutil.copy(second, folder / "b.png")
+    shutil.copy(second, folder / "c.png")
+    shutil.copy(min(ALBERTO.glob("*.png")), folder / "d.png")
+    Image.new("RGB", (64, 64), "green").save(folder / "e.jpg")
+    (folder / "f.png").write_text("not a picture")
+    (folder / "notes.txt").write_text("not named like one")
+    (folder / ".hidden.png").write_text("not looked at")
+    shutil.copy(first, folder / "more" / "a.png")
+    return folder
+
+
+def test_a_folder_becomes_a_row_for_each_picture(checker, luca, folder, tmp_path, capfd):
+    result = check_folder(folder, luca, tmp_path / "check.parquet", checker=checker, threshold=0.65)
+    table = result.table.set_index("file")
+    assert list(table.index) == ["a.png", "b.png", "c.png", "d.png", "e.jpg", "f.png"]
+    assert list(table["status"]) == ["ok"] * 4 + ["no_face", "decode_error"]
+    assert list(table["consistent_luca"]) == [True] * 3 + [False] * 3
+    assert table["score_luca"].notna().sum() == table["sharpness"].notna().sum() == 4
+    assert list(table["duplicate_of"].dropna().items()) == [("c.png", "b.png")]
+    assert table.loc["b.png", "score_luca"] == table.loc["c.png", "score_luca"]
+    assert "isn't a PNG" in table.loc["f.png", "reason"]
+    assert set(table["threshold_luca"]) == {0.65}
+    assert set(table["encoder"]) == {checker.encoder.label}
+    assert not table["calibrated_luca"].any()
+    assert table["sha256"].str.len().eq(64).all()
+    assert (result.checked, result.kept, result.skipped) == (6, 0, 1)
+    summary = result.summaries["luca"]
+    assert (summary.ok, summary.total, summary.consistent) == (4, 6, 3)
+    assert summary.mean_similarity == pytest.approx(table["score_luca"].mean())
+    assert capfd.readouterr() == ("", "")  # no bar without a terminal
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
+    pd.testing.assert_frame_equal(pd.read_parquet(result.path), result.table)
+
+
+def test_scores_are_those_of_single_checks(checker, luca, folder, tmp_path):
+    result = check_folder(folder, luca, tmp_path / "check.parquet", checker=checker)
+    for row in result.table[result.table["status"] == "ok"].itertuples():
+        single = luca.similarity(checker.embed(folder / row.file))
+        assert row.score_luca == pytest.approx(single, abs=1e-6)
+
+
+def test_subfolders_lists_and_tables_are_sources_too(checker, luca, folder, tmp_path):
+    deep = check_folder(folder, luca, tmp_path / "deep.parquet", checker=checker, recursive=True)
+    assert list(deep.table["file"])[-1] == "more/a.png"
+    assert deep.table["duplicate_of"].iloc[-1] == "a.png"
+    files = [folder / "d.png", folder / "gone.png", folder / "notes.txt", folder / "d.png"]
+    listed = check_folder(files, luca, tmp_path / "list.parquet", checker=checker)
+    assert list(listed.table["status"]) == ["ok", "decode_error", "decode_error"]
+    frame = pd.DataFrame({"file": [str(path) for path in files], "seed": range(4)})
+    as_table = check_folder(frame, luca, tmp_path / "frame.parquet", checker=checker)
+    pd.testing.assert_frame_equal(as_table.table, listed.table)
+
+
+def test_several_characters_are_columns_side_by_side(checker, luca, alberto, folder, tmp_path):
+    table = check_folder(folder, [luca, alberto], tmp_path / "both.parquet", checker=checker).table.set_index("file")
+    assert table.loc["a.png", "score_luca"] > table.loc["a.png", "score_alberto"]
+    assert table.loc["d.png", "score_luca"] < table.loc["d.png", "score_alberto"]
+
+
+def test_a_second_run_looks_at_what_is_new_or_has_changed_only(checker, luca, folder, tmp_path):
+    def again():
+        return check_folder(folder, luca, tmp_path / "check.parquet", checker=checker)
+
+    first = again()
+    assert (again().checked, again().kept) == (0, 6)
+    pd.testing.assert_frame_equal(again().table, first.table)
+    os.utime(folder / "a.png", (1, 1))  # as a copy of the same bytes has it
+    assert again().checked == 0
+    shutil.copy(folder / "d.png", folder / "b.png")
+    shutil.copy(folder / "a.png", folder / "z.png")
+    (folder / "f.png").unlink()
+    changed = again()
+    assert changed.checked == 2
+    assert list(changed.table["file"]) == ["a.png", "b.png", "c.png", "d.png", "e.jpg", "z.png"]
+    fresh = check_folder(folder, luca, tmp_path / "fresh.parquet", checker=checker)
+    pd.testing.assert_frame_equal(changed.table, fresh.table)
+
+
+def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca, alberto, folder, tmp_path):
+    output = tmp_path / "check.parquet"
+    check_folder(folder, luca, output, checker=checker, threshold=0.65)
+    before = output.read_bytes()
+    with pytest.raises(InvalidValueError, match=r"thresholds\.luca was 0\.65, is 0\.7"):
+        check_folder(folder, luca, output, checker=checker, threshold=0.7)
+    with pytest.raises(InvalidValueError, match=r"references\.alberto was None, is"):
+        check_folder(folder, alberto, output, checker=checker, threshold=0.65)
+    with pytest.raises(InvalidValueError, match="source was"):
+        check_folder(folder / "more", luca, output, checker=checker, threshold=0.65)
+    with (
+        CharacterConsistencyChecker("cpu", "puppet", configs, several="largest", limits=FaceLimits()) as other,
+        pytest.raises(InvalidValueError, match="several was require_one, is largest"),
+    ):
+        check_folder(folder, luca, output, checker=other, threshold=0.65)
+    assert output.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
+
+
+def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):
+    calibration = calibrate(
+        [0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=50, encoder=checker.encoder.label, character_name="luca"
+    )
+    output = tmp_path / "check.parquet"
+    result = check_folder(folder, luca, output, checker=checker, calibrations={"luca": calibration})
+    assert result.table["calibrated_luca"].all()
+    assert set(result.table["threshold_luca"]) == {calibration.threshold.value}
+    with pytest.raises(InvalidValueError, match=r"calibrations\.luca was eer"):
+        check_folder(folder, luca, output, checker=checker, calibrations={"luca": None})
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("gone", "a folder of pictures"),
+        (3, "a folder of pictures"),
+        ([], "at least one file"),
+        (pd.DataFrame({"path": ["a.png"]}), "column 'file'"),
+    ],
+)
+def test_what_is_no_source_is_refused(checker, luca, tmp_path, source, said):
+    with pytest.raises(InvalidValueError, match=said):
+        check_folder(source, luca, tmp_path / "check.parquet", checker=checker)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_or_damaged_table_is_left_alone(checker, luca, folder, tmp_path):
+    output = tmp_path / "mine.parquet"
+    pd.DataFrame({"file": ["a.png"]}).to_parquet(output)
+    before = output.read_bytes()
+    with pytest.raises(InvalidValueError, match="a table of a check"):
+        check_folder(folder, luca, output, checker=checker)
+    assert output.read_bytes() == before
+    output.write_bytes(before[:100])
+    with pytest.raises(InvalidValueError, match="a table of a check"):
+        check_folder(folder, luca, output, checker=checker)
+    with pytest.raises(InvalidValueError, match=r"ends in \.parquet"):
+        check_folder(folder, luca, tmp_path / "check.csv", checker=checker)
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from imagelab.consistency import CharacterConsistencyChecker
+from imagelab import folder_check
+from imagelab.references import CharacterReferenceManager
+
+folder, output = map(Path, sys.argv[1:])
+folder_check.PART_PICTURES = 4
+
+def kill():
+    while not list(output.with_name(f".{output.name}.parts").glob("000002.parquet")):
+        time.sleep(0.0005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()
+with CharacterConsistencyChecker("cpu", "puppet") as checker:
+    references = CharacterReferenceManager(checker, store="nowhere").references("luca")
+    folder_check.check_folder(folder, references, output, checker=checker)
+"""
+
+
+def test_a_killed_check_goes_on_to_the_table_of_one_that_was_not(checker, luca, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    originals = [*sorted(LUCA.glob("*.png")), *sorted(ALBERTO.glob("*.png"))]
+    for number in range(160):
+        shutil.copy(originals[number % len(originals)], folder / f"{number:03d}.png")
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "killed.parquet")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "killed.parquet").exists()
+    (tmp_path / ".killed.parquet.parts" / "left.tmp").write_bytes(b"half a part")
+
+    resumed = check_folder(folder, luca, tmp_path / "killed.parquet", checker=checker)
+    assert 12 <= resumed.kept < 160
+    assert resumed.checked == 160 - resumed.kept
+    whole = check_folder(folder, luca, tmp_path / "whole.parquet", checker=checker)
+    pd.testing.assert_frame_equal(resumed.table, whole.table)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.parquet", "pictures", "whole.parquet"]
+
+
+def test_the_command_prints_a_summary(folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "check.parquet"
+    command = ["imagelab", "check", str(folder), "--character", "luca", "--output", str(output), "--recursive"]
+    monkeypatch.setattr(sys, "argv", [*command, "--profile", "puppet"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "no_face       1/7" in said
+    assert "mean over 5 ok" in said
+    assert "7 pictures, 7 of them looked at now; 1 other files skipped" in said
+    assert len(pd.read_parquet(output)) == 7
+
+
+def test_the_command_refuses_what_it_cannot_use(folder, monkeypatch, capsys):
+    for wrong, said in (
+        (["--character", "lucca"], "unknown character 'lucca'; did you mean 'luca'?"),
+        (["--character", "luca", "--several", "biggest"], "unknown policy for several faces 'biggest'"),
+        (["--character", "luca", "--threshold", "2"], "threshold must be"),
+        (["--character", "luca", "--output", "check.csv"], "output must be"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["imagelab", "check", str(folder), *wrong])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err

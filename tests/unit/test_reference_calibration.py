@@ -1,0 +1,74 @@
+"""A calibration lies beside the references that it was made with, and holds for no others."""
+
+import pytest
+from handmade_pack import handmade_configs, plain, write_pack
+
+from imagelab.errors import CalibrationFileError, InvalidValueError
+from imagelab.references import CharacterReferenceManager
+
+GENUINE = [plain((250 - 4 * shade, 20 + 6 * shade, 10)) for shade in range(8)]
+IMPOSTORS = {
+    "giulia": [plain((10, 250 - 4 * shade, 20)) for shade in range(6)],
+    "alberto": [plain((20, 10, 250 - 4 * shade)) for shade in range(6)],
+}
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
+    write_pack(tmp_path / "face")
+    with CharacterReferenceManager(
+        store=tmp_path / "store", profile="puppet", configs=handmade_configs(), device="cpu"
+    ) as manager:
+        manager.create_character_embedding("luca", [plain("red"), plain((245, 0, 25))])
+        yield manager
+
+
+def test_without_a_calibration_the_configured_threshold_holds_and_the_verdict_says_so(manager):
+    verdict = manager.check_character_consistency("luca", plain("red"))
+    assert verdict.threshold == manager.configs.character("luca").thresholds.consistency
+    assert (verdict.calibrated, verdict.calibration) == (False, None)
+    assert manager.calibration("luca") is None
+
+
+def test_a_verdict_is_made_with_the_stored_calibration_unless_a_threshold_is_given(manager):
+    run = manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    verdict = manager.check_character_consistency("luca", GENUINE[0])
+    assert verdict.threshold == run.calibration.threshold.value
+    assert verdict.calibrated
+    assert verdict.calibration.startswith("eer at ")
+    assert verdict.is_consistent
+    assert not manager.check_character_consistency("luca", IMPOSTORS["giulia"][0]).is_consistent
+    given = manager.check_character_consistency("luca", GENUINE[0], threshold=0.5)
+    assert (given.threshold, given.calibrated, given.calibration) == (0.5, False, None)
+    assert manager.calibration("luca") == run.calibration
+
+
+def test_pictures_without_a_score_are_counted_and_calibrate_nothing(manager, tmp_path):
+    (tmp_path / "notes.png").write_text("not a picture")
+    run = manager.calibrate("luca", [*GENUINE, tmp_path / "notes.png"], IMPOSTORS, resamples=100)
+    assert run.genuine == {"ok": 8, "decode_error": 1}
+    assert run.impostor == {"ok": 12}
+    assert (run.calibration.genuine.scores, run.calibration.impostor.characters) == (8, 2)
+
+
+def test_a_calibration_of_other_references_is_refused_with_the_fix(manager):
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    manager.add_reference_images("luca", [plain((250, 10, 10))])
+    with pytest.raises(CalibrationFileError, match=r"references_sha256.*Calibrate again"):
+        manager.check_character_consistency("luca", GENUINE[0])
+    assert not manager.check_character_consistency("luca", GENUINE[0], threshold=0.5).calibrated
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    assert manager.check_character_consistency("luca", GENUINE[0]).calibrated
+
+
+def test_a_reference_is_no_picture_to_calibrate_with(manager):
+    with pytest.raises(InvalidValueError, match="reference picture 0"):
+        manager.calibrate("luca", [*GENUINE, plain("red")], IMPOSTORS)
+    assert not manager.calibration_path("luca").exists()
+
+
+@pytest.mark.parametrize("bad", [{}, [], {"luca": GENUINE}, {"giulia": []}])
+def test_a_calibration_wants_pictures_of_others(manager, bad):
+    with pytest.raises(InvalidValueError, match="impostor_pictures"):
+        manager.calibrate("luca", GENUINE, bad)

@@ -39,8 +39,9 @@ def frontier(sets: Sequence[SetDescription], *, title: str = "Consistency, diver
             (float(item.identity), float(item.diversity)) for item, on in zip(shown, best, strict=True) if on
         )
         axis.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        middle = (min(float(item.identity) for item in shown) + max(float(item.identity) for item in shown)) / 2
         for item, size, on in zip(shown, _sizes(shown), best, strict=True):
-            _draw_set(axis, item, size, filled=bool(on))
+            _draw_set(axis, item, size, middle, filled=bool(on))
         confidence = shown[0].confidence
         axis.set(
             xlabel=f"identity: mean cosine to the references ({confidence:.0%} interval)",
@@ -70,13 +71,20 @@ def _sizes(shown: Sequence[SetDescription]) -> list[float]:
     return [float(size) if np.isfinite(size) else _SMALLEST for size in sizes]
 
 
-def _draw_set(axis: Axes, item: SetDescription, size: float, *, filled: bool) -> None:
+def _draw_set(axis: Axes, item: SetDescription, size: float, middle: float, *, filled: bool) -> None:
     x, y = float(item.identity), float(item.diversity)
     if item.identity.low is not None and item.identity.high is not None:
         axis.plot([item.identity.low, item.identity.high], [y, y], color=_BLUE, linewidth=1.2, zorder=2)
     face = _BLUE if filled else "white"
     axis.plot([x], [y], "o", color=_BLUE, markerfacecolor=face, markersize=size, markeredgewidth=1.6, zorder=3)
-    axis.annotate(_label(item), (x, y), (0, size / 2 + 4), textcoords="offset points", ha="center", fontsize=8)
+    # Beside the interval, on the side where there is room: markers that lie above each other keep their labels apart.
+    side = -1 if x > middle else 1
+    end = item.identity.low if side < 0 else item.identity.high
+    align = "right" if side < 0 else "left"
+    axis.annotate(
+        _label(item), (x if end is None else end, y), (side * (size / 2 + 4), 0), textcoords="offset points",
+        ha=align, va="center", multialignment=align, fontsize=8,
+    )  # fmt: skip
 
 
 def _label(item: SetDescription) -> str:

@@ -211,21 +211,23 @@ def test_the_figure_shows_each_encoder_with_its_interval_and_fills_the_recommend
 
 @pytest.fixture(scope="module")
 def puppets():
-    """Held-out puppets by person, six pictures each."""
+    """Held-out puppets by person, four pictures each."""
     people = {}
-    for person in range(8):
+    for person in range(24):
         rng = np.random.default_rng(HELD_OUT_SEED + 90_000 + person)
         identity = sample_identity(rng)
-        people[f"person {person}"] = [render(sample_scene(rng, identity=identity)).image for _ in range(6)]
+        people[f"person {person}"] = [render(sample_scene(rng, identity=identity)).image for _ in range(4)]
     return people
 
 
 def test_arcface_tells_held_out_puppets_apart_better_than_clip_does(puppets):
     with ExitStack() as stack:
-        encoders = open_encoders("puppet", device="cpu", stack=stack)
+        names = ("clip", "arcface", "clip_face")  # not first: that alone would be a reason to recommend it
+        encoders = open_encoders("puppet", names, device="cpu", stack=stack)
         found = compare_encoders(encoders, puppets, resamples=500)
     assert found.recommended == "arcface"
-    for other in ("clip", "clip_face"):
-        assert found.difference("arcface", other).auroc.low > 0
-    assert found.result("arcface").calibration.auroc.value > 0.97
-    assert 0 < found.difference("arcface", "clip").different_verdicts < 1
+    assert found.difference("clip", "arcface").auroc.high < 0
+    aurocs = {result.name: result.calibration.auroc.value for result in found.results}
+    assert aurocs["arcface"] > max(aurocs["clip"], aurocs["clip_face"])
+    assert aurocs["arcface"] > 0.97
+    assert 0 < found.difference("clip", "arcface").different_verdicts < 1

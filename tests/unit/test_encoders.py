@@ -119,7 +119,7 @@ def test_ccip_is_given_red_first_normalised_as_clip_is_and_stretched(tiny):
     (found,) = embeddings(tiny("ccip"), [red])
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     wanted = np.array([*(np.array([1, 0, 0]) - mean) / std, 1])  # of the handmade network: the means and a 1
-    assert found == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+    assert found == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-3)  # a mean of 147,456 floats
 
 
 @pytest.mark.parametrize("kind", KINDS)

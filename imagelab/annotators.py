@@ -17,8 +17,7 @@ from torch import Tensor
 
 from imagelab.control_models import check_estimator
 from imagelab.errors import ModelFileError
-from imagelab.loading import load_or_refuse, quietly
-from imagelab.models import AGAIN, choose_weights
+from imagelab.loading import load_network, load_or_refuse, quietly
 from imagelab.pipeline import resolve_device, within_memory
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def estimate_people(
     boxes = find_people(detector, image, params, device) if detector else [[0.0, 0.0, *map(float, image.size)]]
     if not boxes:
         return []
-    processor, network = _load(VitPoseForPoseEstimation, model, device)
+    processor, network = load_network(VitPoseForPoseEstimation, model, device)
     inputs = processor(image, boxes=[boxes], return_tensors="pt").to(network.device)
     if getattr(network.config.backbone_config, "num_experts", 1) > 1:
         inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.int64, device=network.device)  # COCO's expert
@@ -73,7 +72,7 @@ def find_people(detector: Path, image: "Image", params: Mapping[str, Any], devic
     """
     from transformers import AutoModelForObjectDetection
 
-    processor, network = _load(AutoModelForObjectDetection, detector, device)
+    processor, network = load_network(AutoModelForObjectDetection, detector, device)
     labels = [index for index, name in network.config.id2label.items() if name.lower() == _PERSON]
     if not labels:
         raise ModelFileError(detector, "knows no label 'person'", "Use a detector of COCO's or Objects365's labels")
@@ -94,7 +93,7 @@ def estimate_depth(model: Path, image: "Image", params: Mapping[str, Any], devic
     """Return the depth (h, w) of each pixel, near = large, in the model's own unit; raises ModelFileError."""
     from transformers import AutoModelForDepthEstimation
 
-    processor, network = _load(AutoModelForDepthEstimation, model, device)
+    processor, network = load_network(AutoModelForDepthEstimation, model, device)
     outputs = network(**_inputs(processor, image, params, network.device))
     (found,) = processor.post_process_depth_estimation(outputs, target_sizes=[(image.height, image.width)])
     return _numpy(found["predicted_depth"])
@@ -108,7 +107,7 @@ def estimate_labels(
     """Return the label (h, w) of each pixel, and how many labels the model knows; raises ModelFileError."""
     from transformers import AutoModelForSemanticSegmentation
 
-    processor, network = _load(AutoModelForSemanticSegmentation, model, device)
+    processor, network = load_network(AutoModelForSemanticSegmentation, model, device)
     outputs = network(**_inputs(processor, image, params, network.device))
     (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])
     return labels.cpu().numpy().astype(np.int64), int(network.config.num_labels)
@@ -134,7 +133,7 @@ def estimate_normals(model: Path, image: "Image", params: Mapping[str, Any], dev
 def _three_outputs(model: Path, image: "Image", params: Mapping[str, Any], device: str) -> Tensor:
     from transformers import AutoModelForSemanticSegmentation
 
-    processor, network = _load(AutoModelForSemanticSegmentation, model, device)
+    processor, network = load_network(AutoModelForSemanticSegmentation, model, device)
     if network.config.num_labels != 3:
         raise ModelFileError(model, f"has {network.config.num_labels} outputs, not x, y and z", "Name a normals model")
     logits = network(**_inputs(processor, image, params, network.device)).logits.float()
@@ -162,20 +161,6 @@ def _marigold(model: Path, image: "Image", params: Mapping[str, Any], device: st
     )
     normals: Tensor = found.prediction[0].float().cpu()
     return normals.permute(1, 2, 0)
-
-
-def _load(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
-    """Read an estimator and what prepares pictures for it, in float32: they are small."""
-    from transformers import AutoImageProcessor
-
-    with quietly():
-        processor = load_or_refuse(AutoImageProcessor.from_pretrained, folder, local_files_only=True)
-        given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        given["variant"] = choose_weights(folder, "float32")
-        network, info = load_or_refuse(model_class.from_pretrained, folder, output_loading_info=True, **given)
-    if missing := sorted(info["missing_keys"]):  # which transformers makes up, with a line in the log
-        raise ModelFileError(folder, f"lacks {len(missing)} tensors, {missing[0]} among them", AGAIN)
-    return processor, network.to(resolve_device(device)).eval()
 
 
 def _inputs(processor: Any, image: "Image", params: Mapping[str, Any], device: torch.device) -> Any:

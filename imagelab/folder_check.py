@@ -14,7 +14,7 @@ from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, R
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceLimits, FacesFound, read_found
-from imagelab.imagefiles import sha256_file
+from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
@@ -208,6 +208,6 @@ def _result(rows: Sequence[Row], table: CheckTable, pictures: PictureList, *, ch
 
 def _file_sha256(path: Path) -> str | None:
     try:
-        return sha256_file(path)
+        return file_sha256(path)
     except OSError:
         return None  # gone, or not to be read: then its status says so

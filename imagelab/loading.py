@@ -18,6 +18,7 @@ from imagelab.models import (
     check_base,
     check_component,
     choose_variant,
+    choose_weights,
     resolve_source,
     sdxl_without_weights,
     weight_files,
@@ -81,6 +82,23 @@ def _load_folder(base: Path, dtype: str, given: dict[str, Any]) -> StableDiffusi
         if name not in given:
             check_complete(getattr(pipe, name), base / name, variant)
     return pipe
+
+
+def load_network(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
+    """Read a network of transformers and what prepares pictures for it, in float32: these are small.
+
+    Raises ModelFileError, also for weights that leave a part of it as it was initialised.
+    """
+    from transformers import AutoImageProcessor
+
+    with quietly():
+        processor = load_or_refuse(AutoImageProcessor.from_pretrained, folder, local_files_only=True)
+        given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+        given["variant"] = choose_weights(folder, "float32")
+        network, info = load_or_refuse(model_class.from_pretrained, folder, output_loading_info=True, **given)
+    if missing := sorted(info["missing_keys"]):  # which transformers makes up, with a line in the log
+        raise ModelFileError(folder, f"lacks {len(missing)} tensors, {missing[0]} among them", AGAIN)
+    return processor, network.to(resolve_device(device)).eval()
 
 
 def load_or_refuse(load: Callable[..., Any], path: Path, **given: Any) -> Any:

@@ -4,12 +4,13 @@ from imagelab.config.base import HubModel, Source, pick
 from imagelab.config.characters import Character, CharacterPresets, Thresholds
 from imagelab.config.configs import Configs
 from imagelab.config.controlnet import Control, ControlNetConfig, Preprocessor
+from imagelab.config.encoders import Encoder
+from imagelab.config.face import FacePack
 from imagelab.config.load import load_configs
 from imagelab.config.loras import Combination, Lora, LoraChoice, LoraRegistry
 from imagelab.config.paths import configs_root, models_root, project_root
 from imagelab.config.sdxl import (
     DtypePolicy,
-    FacePack,
     MemoryPolicy,
     Profile,
     QualityPreset,
@@ -28,6 +29,7 @@ __all__ = [
     "Control",
     "ControlNetConfig",
     "DtypePolicy",
+    "Encoder",
     "FacePack",
     "HubModel",
     "Lora",

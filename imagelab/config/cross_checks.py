@@ -4,9 +4,10 @@ The rules look at the files as they were read, so that a fault elsewhere hides n
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from imagelab.config.base import Source
+from imagelab.config.encoders import EncoderKind
 from imagelab.config.faults import validate
 from imagelab.config.options import CANNY_THRESHOLDS, MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
 from imagelab.config.yaml_file import Document
@@ -43,6 +44,8 @@ SOURCES: tuple[tuple[str, str, bool], ...] = (
     (_SDXL, "profiles.*.loras", False),
     (_SDXL, "profiles.*.face.source", False),
     (_SDXL, "profiles.*.clip", False),
+    (_SDXL, "profiles.*.encoders.*.source", False),
+    (_SDXL, "profiles.*.encoders.*.pack.source", False),
     (_CONTROLS, "controls.*.models.*", False),
     (_CONTROLS, "controls.*.preprocessors.*.model", False),
     (_CONTROLS, "controls.*.preprocessors.*.detector", False),
@@ -64,6 +67,7 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_options(documents)
     _check_spacings(documents[_SDXL])
     _check_sizes(documents[_SDXL])
+    _check_encoders(documents[_SDXL])
     _check_guidance(documents[_CONTROLS])
     _check_bases(documents)
     _check_steps_of_loras(documents[_LORAS], "combinations")
@@ -162,6 +166,20 @@ def _check_sizes(document: Document) -> None:
             if not fits and not document.has_problem_at(place):
                 message = f"must be a multiple of {multiple} between {low} and {high} (the profile's size_limits)"
                 document.add(place, message, value=shorten(side))
+
+
+def _check_encoders(document: Document) -> None:
+    """An encoder must name its own kind of model and no other."""
+    for path, encoder in _walk(document.data, ["profiles", "*", "encoders", "*"]):
+        if not isinstance(encoder, dict) or encoder.get("kind") not in get_args(EncoderKind):
+            continue
+        kind = encoder["kind"]
+        wanted, unwanted = ("pack", "source") if kind == "arcface" else ("source", "pack")
+        if encoder.get(unwanted) is not None:
+            what = "a pack or nothing: the profile's face pack" if kind == "arcface" else "a source"
+            document.add((*path, unwanted), f"is not for the kind {kind}, which has {what}")
+        if wanted == "source" and encoder.get("source") is None and (*path, "source") not in document.unread:
+            document.add(path, f"must name the source of its {kind} model")
 
 
 def _check_guidance(document: Document) -> None:

@@ -7,7 +7,6 @@ from pydantic import ConfigDict, Field
 from imagelab.config.base import (
     Config,
     Entry,
-    Fraction,
     Name,
     Positive,
     SidePx,
@@ -17,6 +16,8 @@ from imagelab.config.base import (
     Text,
     pick,
 )
+from imagelab.config.encoders import Encoder
+from imagelab.config.face import FacePack
 from imagelab.config.options import SCHEDULER_KWARGS, for_editors
 from imagelab.errors import InvalidValueError
 
@@ -50,20 +51,6 @@ class SizeLimits(Config):
     min_px: SidePx
     max_px: SidePx
     multiple_px: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 8
-
-
-class FacePack(Config):
-    """The detector and the ArcFace embedder that compare faces."""
-
-    name: Name
-    """Recorded with every embedding; embeddings of two packs are never compared."""
-    source: Source
-    detector_size_px: SizePx
-    """Pinned: insightface changed its default in 1.0, and embeddings move with it."""
-    detection_threshold: Fraction
-    """Detector score below which there is no face."""
-    licence: Text
-    non_commercial: bool
 
 
 class DtypePolicy(Config):
@@ -126,6 +113,8 @@ class Profile(Entry):
     face: FacePack
     clip: Source | None = None
     """CLIP for the prompt-adherence metric."""
+    encoders: Table[Encoder] = Field(default_factory=dict)
+    """What may judge whether pictures show one character, by name."""
     dtype: DtypePolicy
     memory: MemoryPolicy
     size_limits: SizeLimits
@@ -150,6 +139,13 @@ class Profile(Entry):
         Raises UnknownNameError.
         """
         return pick("size", self.sizes, name)
+
+    def encoder(self, name: str) -> Encoder:
+        """Return an encoder.
+
+        Raises UnknownNameError.
+        """
+        return pick("encoder", self.encoders, name)
 
     def check_size(self, width: int, height: int) -> None:
         """Refuse a size in pixels that the profile's models don't draw.

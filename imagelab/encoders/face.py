@@ -1,0 +1,91 @@
+"""Encoders and the face pack: ArcFace as one encoder among others, and the aligned crop that others may look at."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagelab.arcface import FaceEncoder
+from imagelab.config import Profile
+from imagelab.encoders.base import EncoderId, Picture, Reading, check_pictures, combine_sha256, settings_sha256
+from imagelab.errors import ImageFileError
+from imagelab.face_crops import alignment
+from imagelab.faces import Face, FaceLimits, FaceReading, SeveralFaces, read_faces
+from imagelab.rgb import to_rgb
+
+ALIGNED_PX = 112  # side of the frame that insightface aligns faces to
+
+
+class ArcFaceEncoder:
+    """A face pack as an encoder: the face that a picture is judged by, embedded by the pack's recogniser."""
+
+    def __init__(
+        self, profile: Profile, device: str = "auto", *, limits: FaceLimits, several: SeveralFaces = "require_one"
+    ) -> None:
+        self._faces = FaceEncoder(profile, device)
+        self._limits, self._several = limits, several
+
+    @property
+    def id(self) -> EncoderId:
+        """Return what its embeddings are marked with; the label is that of verdicts by the same pack."""
+        pack = self._faces.encoder
+        weights = {"detector": pack.detector_sha256, "recogniser": pack.recogniser_sha256}
+        return EncoderId(
+            label=pack.label,
+            kind="arcface",
+            region="face",
+            weights_sha256=combine_sha256(weights),
+            preprocessing_sha256=settings_sha256(pack.to_dict()),
+        )
+
+    def embed(self, pictures: Sequence[Picture]) -> list[Reading]:
+        """Return a reading for each picture, as IdentityEncoder says."""
+        readings = [self._read(picture)[0] for picture in check_pictures(pictures)]
+        return [Reading(status=reading.status, embedding=reading.embedding) for reading in readings]
+
+    def look(self, picture: Picture, side_px: int, margin: float) -> tuple[FaceReading, Image.Image | None]:
+        """Return the face that a picture is judged by, cut out and turned upright; None where there is none."""
+        reading, rgb = self._read(picture)
+        crop = None if reading.face is None or rgb is None else crop_face(rgb, reading.face, side_px, margin)
+        return reading, crop
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all that decides which face is looked at."""
+        return {"pack": self._faces.encoder.to_dict(), "limits": str(self._limits), "several": self._several}
+
+    def _read(self, picture: Picture) -> tuple[FaceReading, NDArray[np.uint8] | None]:
+        try:
+            rgb = to_rgb(picture)
+        except ImageFileError:
+            return FaceReading(status="decode_error"), None
+        return read_faces(self._faces.faces(rgb), self._limits, self._several), rgb
+
+    def close(self) -> None:
+        """Give the models' memory back."""
+        self._faces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def crop_face(rgb: NDArray[np.uint8], face: Face, side_px: int, margin: float) -> Image.Image | None:
+    """Cut a face out, turned upright and scaled as ArcFace aligns it, with more around it.
+
+    `margin`: how much more on each side, in sides of ArcFace's own crop; 0 is that crop. Black beyond the picture.
+    None for landmarks that no face has.
+    """
+    import cv2
+
+    to_aligned = alignment(face.landmarks, ALIGNED_PX)  # px of the picture to px of the frame
+    if to_aligned is None:
+        return None
+    scale = side_px / (ALIGNED_PX * (1 + 2 * margin))
+    matrix = to_aligned * scale
+    matrix[:, 2] += margin * ALIGNED_PX * scale
+    return Image.fromarray(cv2.warpAffine(rgb, matrix, (side_px, side_px)))

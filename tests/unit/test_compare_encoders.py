@@ -1,0 +1,233 @@
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from imagelab.calibration.resampling import SEVERAL
+from imagelab.encoders import EncoderComparison, EncoderId, Reading, compare_encoders, open_encoders
+from imagelab.encoders.scoring import score_pictures
+from imagelab.errors import InvalidValueError, UnknownNameError
+from imagelab.puppets.render import render
+from imagelab.puppets.world import HELD_OUT_SEED, sample_identity, sample_scene
+from imagelab.set_plots import encoder_intervals
+from imagelab.similarity import centroid, cosine, unit
+
+
+class PlantedEncoder:
+    """An encoder whose truth is planted: pictures are numbers, and each embeds as its character plus noise of its own.
+
+    It implements the protocol without models; `missing` pictures have no face to it.
+    """
+
+    def __init__(self, label, noise, missing=(), seed=0):
+        self.label, self.noise, self.missing, self.seed = label, noise, set(missing), seed
+        self.shown = []
+
+    @property
+    def id(self):
+        given = {"kind": "clip", "region": "picture", "weights_sha256": "0" * 64, "preprocessing_sha256": "0" * 64}
+        return EncoderId(label=self.label, **given)
+
+    def embed(self, pictures):
+        self.shown += pictures
+        return [self._read(picture) for picture in pictures]
+
+    def _read(self, picture):
+        if picture in self.missing:
+            return Reading(status="no_face")
+        own = np.zeros(16)
+        own[picture // 100] = 1
+        noise = np.random.default_rng([self.seed, picture]).normal(0, self.noise, 16)
+        return Reading(status="ok", embedding=unit(own + noise))
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def planted(characters=6, pictures=8):
+    return {f"c{c}": [100 * c + k for k in range(pictures)] for c in range(characters)}
+
+
+def test_scores_are_cosines_to_the_template_of_the_others():
+    rng = np.random.default_rng(0)
+    rows = np.stack([unit(rng.normal(size=4)) for _ in range(9)]).astype(np.float64)
+    whose = np.array(list("aabbbcccd"))
+    genuine, impostor = score_pictures(rows, whose, np.arange(9))
+    own = {int(picture): value for (picture, *_), value in zip(genuine.pictures, genuine.values, strict=True)}
+    assert set(own) == set(range(8))  # the only picture of d has no others
+    for place, value in own.items():
+        others = [k for k in range(9) if whose[k] == whose[place] and k != place]
+        assert value == pytest.approx(cosine(rows[place], centroid(rows[others])), abs=1e-6)
+    wanted = [cosine(rows[k], centroid(rows[whose == name])) for name in "abcd" for k in range(9) if whose[k] != name]
+    assert impostor.values == pytest.approx(wanted, abs=1e-6)
+
+
+def test_templates_of_many_characters_are_resampled_with_their_pictures_and_those_of_few_are_not():
+    rows = np.stack([unit(np.random.default_rng(k).normal(size=4)) for k in range(20)]).astype(np.float64)
+    for characters, sides in ((SEVERAL, 2), (SEVERAL - 1, 1)):
+        whose = np.array([f"c{k % characters}" for k in range(20)])
+        _, impostor = score_pictures(rows, whose, np.arange(20))
+        assert impostor.pictures.shape == (20 * (characters - 1), sides)
+
+
+def test_the_encoder_with_less_noise_is_recommended_and_the_interval_of_the_difference_says_why():
+    encoders = {"noisy": PlantedEncoder("noisy/0", 0.6), "clear": PlantedEncoder("clear/0", 0.2, seed=1)}
+    found = compare_encoders(encoders, planted(), resamples=400)
+    assert found.recommended == "clear"
+    assert found.difference("noisy", "clear").distinguishable
+    assert found.difference("noisy", "clear").auroc.high < 0
+    assert found.result("clear").calibration.auroc.value > found.result("noisy").calibration.auroc.value
+    assert "best AUROC" in found.reason
+
+
+def test_each_picture_is_embedded_once_by_each_encoder():
+    encoders = {"a": PlantedEncoder("a/0", 0.5), "b": PlantedEncoder("b/0", 0.5, seed=1)}
+    compare_encoders(encoders, planted(), resamples=100)
+    for encoder in encoders.values():
+        assert sorted(encoder.shown) == sorted(picture for row in planted().values() for picture in row)
+
+
+def test_an_encoder_differs_from_itself_in_nothing_and_the_first_is_recommended():
+    encoders = {name: PlantedEncoder(f"{name}/0", 0.5) for name in ("one", "two")}
+    found = compare_encoders(encoders, planted(), resamples=200)
+    (difference,) = found.differences
+    assert (difference.auroc.value, difference.auroc.low, difference.auroc.high) == (0, 0, 0)
+    assert difference.spearman == pytest.approx(1)
+    assert difference.different_verdicts == 0
+    assert found.recommended == "one"
+    assert "not distinguishable" in found.reason
+
+
+def test_of_encoders_that_cannot_be_told_apart_the_one_that_can_compare_more_is_recommended():
+    missing = [100 * c for c in range(6)]
+    encoders = {"misses": PlantedEncoder("a/0", 0.5, missing), "sees": PlantedEncoder("b/0", 0.5)}
+    found = compare_encoders(encoders, planted(), resamples=200)
+    assert found.recommended == "sees"
+    assert "not distinguishable" in found.reason
+    assert found.result("misses").counts == {"no_face": 6, "ok": 42}
+    assert found.result("misses").detection_rate == 42 / 48
+    assert found.differences[0].pictures == 42
+
+
+def test_a_picture_that_an_encoder_cannot_read_enters_none_of_its_scores():
+    missing = [101, 203, 305]
+    with_gaps = PlantedEncoder("a/0", 0.5, missing)
+    without = {name: [k for k in row if k not in missing] for name, row in planted().items()}
+    gaps = compare_encoders({"a": with_gaps}, planted(), resamples=200).result("a").calibration
+    clean = compare_encoders({"a": PlantedEncoder("a/0", 0.5)}, without, resamples=200).result("a").calibration
+    assert gaps.auroc.value == clean.auroc.value
+    assert gaps.genuine.scores == clean.genuine.scores == 45
+
+
+def test_resamples_that_are_shared_make_the_difference_of_like_encoders_surer():
+    """Two encoders that err on the same pictures differ less than their own intervals suggest."""
+    noisy = PlantedEncoder("a/0", 0.8)
+    alike = PlantedEncoder("b/0", 0.8001)
+    found = compare_encoders({"a": noisy, "b": alike}, planted(), resamples=400)
+    own = found.result("a").calibration.auroc
+    difference = found.differences[0].auroc
+    assert difference.high - difference.low < 0.2 * (own.high - own.low)
+
+
+def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
+    """Two encoders of equal noise: the truth is 0. Of 60 sets, 95 % intervals miss more than 8 with p < 0.01."""
+    misses = 0
+    for k in range(60):
+        encoders = {"a": PlantedEncoder("a/0", 0.7, seed=2 * k), "b": PlantedEncoder("b/0", 0.7, seed=2 * k + 1)}
+        misses += compare_encoders(encoders, planted(6, 5), resamples=100).differences[0].distinguishable
+    assert misses <= 8
+
+
+def test_an_encoder_that_can_compare_nothing_is_shown_and_never_recommended():
+    everything = [picture for row in planted().values() for picture in row]
+    blind = PlantedEncoder("blind/0", 0.1, everything)
+    found = compare_encoders({"blind": blind, "sees": PlantedEncoder("b/0", 0.9)}, planted(), resamples=200)
+    assert found.result("blind").calibration is None
+    assert found.recommended == "sees"
+    assert found.differences[0].auroc is None
+    assert EncoderComparison.from_json(found.to_json()) == found
+    with pytest.raises(InvalidValueError, match="an encoder can compare two or more"):
+        compare_encoders({"blind": blind}, planted())
+
+
+def test_a_comparison_goes_through_json_and_into_a_table():
+    encoders = {"a": PlantedEncoder("a/0", 0.5), "b": PlantedEncoder("b/0", 0.3)}
+    found = compare_encoders(encoders, planted(), resamples=200)
+    assert EncoderComparison.from_json(found.to_json()) == found
+    table = found.to_frame()
+    assert table["encoder"].tolist() == ["a", "b"]
+    assert (table["auroc_low"] <= table["auroc"]).all()
+    assert table["recommended"].sum() == 1
+
+
+def test_the_same_seed_gives_the_same_comparison():
+    encoders = {"a": PlantedEncoder("a/0", 0.5), "b": PlantedEncoder("b/0", 0.3)}
+    one, two = (compare_encoders(encoders, planted(), resamples=200, seed=3) for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("encoders", "pictures", "says"),
+    [
+        ({}, planted(), "encoders must be"),
+        ([PlantedEncoder("a/0", 0.5)], planted(), "encoders must be"),
+        (None, {"only": [0, 1]}, "at least two characters"),
+        (None, [[0, 1], [100, 101]], "at least two characters"),
+        (None, {"a": [0, 1], "b": [100]}, "pictures of 'b' must be at least two"),
+        (None, {"a": [0, 1], "b": "files"}, "pictures must be a list"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(encoders, pictures, says):
+    with pytest.raises(InvalidValueError, match=says):
+        compare_encoders({"a": PlantedEncoder("a/0", 0.5)} if encoders is None else encoders, pictures)
+
+
+def test_an_unknown_policy_is_refused_before_anything_is_embedded():
+    encoder = PlantedEncoder("a/0", 0.5)
+    with pytest.raises((UnknownNameError, InvalidValueError)):
+        compare_encoders({"a": encoder}, planted(), policy="best")
+    assert encoder.shown == []
+
+
+def test_the_figure_shows_each_encoder_with_its_interval_and_fills_the_recommended_one():
+    encoders = {"a": PlantedEncoder("a/0", 0.9), "b": PlantedEncoder("b/0", 0.2)}
+    found = compare_encoders(encoders, planted(), resamples=200)
+    (axis,) = encoder_intervals(found).axes
+    markers = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [marker.get_markerfacecolor() == "white" for marker in markers] == [True, False]
+    whiskers = [line for line in axis.lines if line.get_marker() != "o"]
+    for line, result in zip(whiskers, found.results, strict=True):
+        assert list(line.get_xdata()) == [result.calibration.auroc.low, result.calibration.auroc.high]
+    (empty,) = encoder_intervals(replace(found, results=())).axes
+    assert "no encoder" in empty.texts[0].get_text()
+
+
+@pytest.fixture(scope="module")
+def puppets():
+    """Held-out puppets by person, four pictures each."""
+    people = {}
+    for person in range(24):
+        rng = np.random.default_rng(HELD_OUT_SEED + 90_000 + person)
+        identity = sample_identity(rng)
+        people[f"person {person}"] = [render(sample_scene(rng, identity=identity)).image for _ in range(4)]
+    return people
+
+
+def test_arcface_tells_held_out_puppets_apart_better_than_clip_does(puppets):
+    with ExitStack() as stack:
+        names = ("clip", "arcface", "clip_face")  # not first: that alone would be a reason to recommend it
+        encoders = open_encoders("puppet", names, device="cpu", stack=stack)
+        found = compare_encoders(encoders, puppets, resamples=500)
+    assert found.recommended == "arcface"
+    assert found.difference("clip", "arcface").auroc.high < 0
+    aurocs = {result.name: result.calibration.auroc.value for result in found.results}
+    assert aurocs["arcface"] > max(aurocs["clip"], aurocs["clip_face"])
+    assert aurocs["arcface"] > 0.97
+    assert 0 < found.difference("clip", "arcface").different_verdicts < 1

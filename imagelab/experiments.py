@@ -226,9 +226,12 @@ def _effect_size(differences: Floats, confidence: float) -> Estimate | None:
     t = value * math.sqrt(n)
     reach = 10 + 5 * abs(t)
     tails = ((1 + confidence) / 2, (1 - confidence) / 2)
-    low, high = (
-        float(brentq(lambda shift, tail=tail: nct.cdf(t, n - 1, shift) - tail, t - reach, t + reach)) for tail in tails
-    )
+
+    def below(shift: float) -> float:
+        share = float(nct.cdf(t, n - 1, shift))
+        return share if math.isfinite(share) else float(shift < t)  # scipy's is NaN where all or nothing is below
+
+    low, high = (float(brentq(lambda shift, tail=tail: below(shift) - tail, t - reach, t + reach)) for tail in tails)
     return Estimate(value=value, low=low / math.sqrt(n), high=high / math.sqrt(n))
 
 

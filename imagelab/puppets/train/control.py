@@ -33,7 +33,7 @@ TWO_AT_ONCE = 0.25  # of the union's batches follow two maps
 EMPTY_PROMPT_SHARE = 0.5  # or the prompt would do the map's work
 NOISIER = 2.0  # what a picture is made of is settled early; T2I-Adapter favours these times too (arXiv:2302.08453)
 SILU_GAIN = 1.8  # keeps a signal between 0, where SiLU halves it, and 1, where it takes a quarter, about as large
-UNION_PLAN = Plan(steps=2200, rate=2e-3, warmup=30, average=0.99, flat=0.5)
+UNION_PLAN = Plan(steps=2900, rate=2e-3, warmup=30, average=0.99, flat=0.5)
 PLAN = Plan(steps=860, rate=1.5e-3, warmup=20, average=0.98, flat=0.5)
 
 

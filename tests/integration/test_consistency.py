@@ -250,7 +250,7 @@ def test_an_unknown_profile_device_or_policy_is_refused(configs):
         CharacterConsistencyChecker(profile="pupet", configs=configs)
     with pytest.raises(InvalidValueError, match="auto, cpu, cuda"):
         CharacterConsistencyChecker(device="gpu", configs=configs)
-    with pytest.raises(UnknownNameError, match="largest, require_one"):
+    with pytest.raises(UnknownNameError, match="largest, most_central, require_one"):
         CharacterConsistencyChecker(several="biggest", configs=configs)
 
 

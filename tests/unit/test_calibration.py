@@ -262,7 +262,7 @@ def test_intervals_hold_the_truth_of_dependent_pictures_where_resampled_pairs_do
     def simulate(seed, *, keep=True):
         rng = np.random.default_rng(seed)
         own, others = scores_of(rng, 1.5, 1, 60, 0, "own"), scores_of(rng, 0, 12, 8, 0.7, "other")
-        found = calibrate(own, others if keep else others.values, resamples=150, seed=seed)
+        found = calibrate(own, others if keep else others.values, resamples=400 if keep else 150, seed=seed)
         return found, normal_truth(found, 1.5, 0.75)
 
     numbers = ["auroc", "eer", "fmr", "d_prime"]
@@ -271,6 +271,21 @@ def test_intervals_hold_the_truth_of_dependent_pictures_where_resampled_pairs_do
     assert all(93 <= rate <= 97 for rate in rates.values()), rates
     assert naive["fmr"] < 85, naive
     assert naive["auroc"] < 90, naive
+
+
+@pytest.mark.parametrize("policy", ["fmr<=0.05", "fnmr<=0.05"])
+def test_the_rates_of_fresh_scores_lie_within_the_promised_intervals(policy):
+    hits = dict.fromkeys(("fmr", "fnmr"), 0)
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        found = calibrate(rng.normal(1.5, 1, 60), rng.normal(0, 1, 200), policy=policy, resamples=200, seed=seed)
+        threshold = found.threshold.value
+        wrongly_accepted = np.mean(rng.normal(0, 1, 20_000) >= threshold)
+        wrongly_refused = np.mean(rng.normal(1.5, 1, 20_000) < threshold)
+        for name, rate in (("fmr", wrongly_accepted), ("fnmr", wrongly_refused)):
+            hits[name] += getattr(found, name).low <= rate <= getattr(found, name).high
+    # 400 repetitions can't tell 95 from 92.5 or 98.
+    assert all(92.5 <= count / 4 <= 98.5 for count in hits.values()), hits
 
 
 # files

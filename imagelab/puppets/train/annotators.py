@@ -47,7 +47,7 @@ PLANS = {
     "pose": Plan(steps=5000, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
     "depth": Plan(steps=2600, rate=1.5e-3, warmup=50, average=0.99, weight_decay=0.02),
     "seg": Plan(steps=1800, rate=2e-3, warmup=50, average=0.99, weight_decay=0.02),
-    "normal": Plan(steps=600, rate=2e-3, warmup=50, average=0.99, weight_decay=0.02),
+    "normal": Plan(steps=1800, rate=2e-3, warmup=50, average=0.99, weight_decay=0.02),
 }
 
 

@@ -14,7 +14,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import NDArray
 
 from imagelab.calibration import Calibration, Curve, Estimate, Scores, error_curve
-from imagelab.errors import InvalidValueError
 from imagelab.experiments import PairedComparison
 from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style, say
 
@@ -131,36 +130,6 @@ def roc_figure(
         axis.set_aspect("equal")
         axis.set_title(title)
         figure.legend(loc="outside lower left", handlelength=1.8)
-    return closed(figure)
-
-
-def auroc_figure(
-    labels: Sequence[str], estimates: Sequence[Estimate], *, title: str = "", xlabel: str = "AUROC", coin: float = 0.5
-) -> Figure:
-    """Compare estimates, the AUROC of encoders above all, as dots with their intervals, the best one on top.
-
-    `coin` is where nothing is told apart. Raises InvalidValueError unless there is a label for each.
-    """
-    if len(labels) != len(estimates):
-        raise InvalidValueError("labels", len(labels), f"one for each of {len(estimates)} estimates")
-    if not estimates:
-        return say("nothing to compare", title)
-    order = sorted(range(len(labels)), key=lambda index: estimates[index].value)
-    with figure_style():
-        figure, axis = plt.subplots(figsize=(6.4, 0.42 * len(labels) + 1.1), layout="constrained")
-        axis.axvline(coin, color=MUTED, linewidth=0.9, linestyle=":")
-        for place, index in enumerate(order):
-            found = estimates[index]
-            best = place == len(order) - 1
-            axis.plot([found.low, found.high], [place, place], color=GENUINE if best else MUTED, linewidth=2.2)
-            axis.plot(found.value, place, "o", color=GENUINE if best else MUTED, markersize=7 if best else 5)
-            where: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
-            axis.annotate(_interval(found, 3), (1, place), (6, 0), va="center", fontsize=8, **where)
-        axis.set_yticks(range(len(order)), [labels[index] for index in order])
-        axis.set(xlabel=xlabel, ylim=(-0.6, len(order) - 0.4))
-        axis.margins(x=0.04)
-        axis.xaxis.set_major_locator(MaxNLocator(6))
-        axis.set_title(title)
     return closed(figure)
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from imagelab.calibration import Estimate, calibrate
-from imagelab.calibration_plots import auroc_figure, det_figure, paired_figure, roc_figure, score_histogram
-from imagelab.errors import InvalidValueError
+from imagelab.calibration import calibrate
+from imagelab.calibration_plots import det_figure, paired_figure, roc_figure, score_histogram
 from imagelab.experiments import compare_paired
 
 
@@ -48,16 +47,6 @@ def test_det_figure_greys_out_what_the_impostors_cannot_show(scores, calibration
 
 def test_roc_figure_names_the_area_with_its_interval(scores, calibration):
     assert f"AUROC {calibration.auroc.value:.3f} [" in texts(roc_figure(*scores, calibration))
-
-
-def test_encoders_stand_in_the_order_of_their_estimates():
-    estimates = [Estimate(value=0.9, low=0.8, high=0.95), Estimate(value=0.99, low=0.97, high=1.0)]
-    figure = auroc_figure(["clip", "arcface"], estimates)
-
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["clip", "arcface"]
-    assert "0.990 [0.970, 1.000]" in texts(figure)
-    with pytest.raises(InvalidValueError, match="labels must be one for each"):
-        auroc_figure(["clip"], estimates)
 
 
 def test_paired_figure_counts_the_pairs_that_each_side_wins():

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.calibration.curves import equal_error_rate, error_curve
 from imagelab.config import pick
 from imagelab.results import Record
 from imagelab.similarity import centroid
@@ -86,8 +87,4 @@ def choose_template(requested: str, references: Embeddings, impostors: Embedding
 
 
 def _eer(genuine: NDArray[np.float64], impostors: NDArray[np.float64]) -> float:
-    from sklearn.metrics import roc_curve
-
-    labels = np.repeat([1, 0], [len(genuine), len(impostors)])
-    false, true, _ = roc_curve(labels, np.concatenate([genuine, impostors]), drop_intermediate=False)
-    return round(float(np.min(np.maximum(false, 1 - true))), 9)
+    return round(float(equal_error_rate(error_curve(genuine, impostors))), 9)

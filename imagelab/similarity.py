@@ -7,11 +7,11 @@ gate on the one accepts exactly the pictures that the gate at the converted thre
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imagelab.checks import check_number
 from imagelab.config import pick
 from imagelab.errors import InvalidValueError
 
@@ -159,7 +159,4 @@ def check_threshold(value: object, metric: str = "cosine", name: str = "threshol
     Raises UnknownNameError for the metric; InvalidValueError unless it is a number that the metric can give.
     """
     low, high = pick("metric", METRICS, metric).limits
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not low <= number <= high:  # a NaN fails the comparison
-        raise InvalidValueError(name, value, f"a {metric} of embeddings, between {low} and {high}")
-    return number
+    return check_number(value, name, low, high)

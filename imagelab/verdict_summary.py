@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+from imagelab.calibration.intervals import Estimate, quantile, wilson_interval
 from imagelab.errors import InvalidValueError
 from imagelab.results import FaceStatus, Verdict
 
@@ -46,7 +47,7 @@ def summarise(
 ) -> VerdictSummary:
     """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
 
-    The interval is Wilson's score interval (scipy's BinomTestResult.proportion_ci). Raises InvalidValueError for
+    The interval is Wilson's score interval. Raises InvalidValueError for
     sequences of unlike lengths, an unknown status or an ok picture without a score.
 
     >>> summary = summarise(["ok", "no_face", "ok"], [0.75, None, 0.25], [True, False, False])
@@ -63,13 +64,15 @@ def summarise(
     compared = [score for status, score in zip(statuses, scores, strict=True) if status == "ok"]
     if any(score is None or math.isnan(score) for score in compared):
         raise InvalidValueError("scores", "none", "a number for every picture that is ok")
-    low, high = _wilson(counts["ok"], len(statuses))
+    rate = counts["ok"] / len(statuses) if statuses else math.nan
+    unknown = Estimate(value=rate, low=math.nan, high=math.nan)
+    interval = wilson_interval(rate, len(statuses), quantile(math.inf, CONFIDENCE)) if statuses else unknown
     return VerdictSummary(
         total=len(statuses),
         counts=counts,
-        detection_rate=counts["ok"] / len(statuses) if statuses else math.nan,
-        detection_low=low,
-        detection_high=high,
+        detection_rate=rate,
+        detection_low=interval.low,
+        detection_high=interval.high,
         mean_similarity=math.fsum(map(float, compared)) / len(compared) if compared else math.nan,  # type: ignore[arg-type]  # none is None
         consistent=sum(bool(passed) for status, passed in zip(statuses, consistent, strict=True) if status == "ok"),
     )
@@ -85,12 +88,3 @@ def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:
         [verdict.similarity_score for verdict in given],
         [verdict.is_consistent for verdict in given],
     )
-
-
-def _wilson(successes: int, trials: int) -> tuple[float, float]:
-    if not trials:
-        return math.nan, math.nan
-    from scipy.stats import binomtest  # slow to import
-
-    interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)

@@ -33,7 +33,12 @@ def rate_interval(
     `edge_size` where the value is 0 or 1. `freedom` widens it as few independent units demand (Student's t).
     """
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else edge_size
-    z2 = quantile(freedom, confidence) ** 2 / min(size, most)
+    return wilson_interval(value, min(size, most), quantile(freedom, confidence))
+
+
+def wilson_interval(value: float, size: float, z: float) -> Estimate:
+    """Return Wilson's score interval of a rate among `size` independent ones; `z`: standard errors to each side."""
+    z2 = z**2 / size
     centre = (value + z2 / 2) / (1 + z2)
     half = np.sqrt(z2 * value * (1 - value) + z2 * z2 / 4) / (1 + z2)
     low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -60,7 +65,7 @@ def percentile_interval(value: float, resamples: Floats, freedom: float, confide
 
 
 def quantile(freedom: float, confidence: float) -> float:
-    """Return Student's two-sided quantile."""
+    """Return Student's two-sided quantile; of endless freedom the normal one."""
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence) / 2, max(1.0, freedom)))

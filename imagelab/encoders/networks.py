@@ -18,6 +18,7 @@ from imagelab.encoders.region import RegionEncoder
 from imagelab.errors import InvalidValueError, ModelFileError
 from imagelab.loading import load_network, load_or_refuse
 from imagelab.models import AGAIN, check_model, resolve_source
+from imagelab.similarity import unit
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -97,7 +98,7 @@ class ClipEncoder(RegionEncoder[Clip]):
             if not isinstance(text, str):
                 raise InvalidValueError("prompt", text, "a text")
         features, beyond = self.load().text_features(texts)
-        return features / np.linalg.norm(features, axis=1, keepdims=True), tuple(beyond)
+        return np.stack([unit(row) for row in features]), tuple(beyond)
 
 
 def _refuse_pickles(folder: Path) -> None:

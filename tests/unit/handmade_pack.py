@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from imagelab.config import Configs, Source, load_configs
+from imagelab.references import CharacterReferenceManager
 
 SIZE_PX = 128
 STRIDES = (8, 16, 32)
@@ -81,6 +82,24 @@ def _model(nodes: list, values: list, side: list[int], outputs: dict[str, list[i
 def plain(colour: str | tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> Image.Image:
     """Return a picture of one colour."""
     return Image.new("RGB", size, colour)
+
+
+REDS = ((255, 0, 0), (235, 20, 0), (245, 0, 25))
+
+
+def write_reference_folders(folder: Path) -> None:
+    """Write a pack, and three reddish pictures into each of the folders luca and given."""
+    write_pack(folder / "face")
+    for name in ("luca", "given"):
+        (folder / name).mkdir()
+        for index, colour in enumerate(REDS):
+            plain(colour).save(folder / name / f"{index}.png")
+
+
+def handmade_manager(folder: Path) -> CharacterReferenceManager:
+    """Return a manager with the pack, the references of luca, and a store of its own in the folder."""
+    configs = handmade_configs({"luca": "luca"})
+    return CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
 
 
 def handmade_configs(references: dict[str, str] | None = None) -> Configs:

@@ -7,36 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_pack import handmade_configs, plain, write_pack
+from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_reference_folders
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, ReferenceStoreError, UnknownNameError
 from imagelab.reference_store import CharacterReferences, read_references, write_references
 from imagelab.references import CharacterReferenceManager
 
-REDS = ((255, 0, 0), (235, 20, 0), (245, 0, 25))
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a handmade pack, in which a face's embedding is its picture's colour, and reference pictures."""
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    write_pack(tmp_path / "face")
-    for name in ("luca", "given"):
-        (tmp_path / name).mkdir()
-        for index, colour in enumerate(REDS):
-            plain(colour).save(tmp_path / name / f"{index}.png")
+    write_reference_folders(tmp_path)
     return tmp_path
-
-
-def make_manager(folder):
-    configs = handmade_configs({"luca": "luca"})
-    return CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
 
 
 @pytest.fixture
 def manager(folder):
-    with make_manager(folder) as manager:
+    with handmade_manager(folder) as manager:
         yield manager
 
 
@@ -126,7 +115,7 @@ def test_a_stale_store_is_not_added_to(manager, folder):
 
 def add_some(folder, first, barrier):
     """Add four references one by one: a process of its own."""
-    with make_manager(folder) as manager:
+    with handmade_manager(folder) as manager:
         manager.references("luca")
         barrier.wait()
         for shade in range(first, first + 4):
@@ -162,7 +151,7 @@ def test_what_another_process_added_meanwhile_stays(manager, folder):
         def faces(self, picture):
             if self.pending:
                 self.pending = False
-                with make_manager(folder) as other:
+                with handmade_manager(folder) as other:
                     other.add_reference_images("luca", [folder / "given" / "2.png"])
             return faces(picture)
 
@@ -196,7 +185,7 @@ def test_the_template_medoid_is_one_of_the_references(manager):
 
 def test_an_unknown_template_is_refused_before_anything_loads(folder):
     shutil.rmtree(folder / "face")
-    with make_manager(folder) as manager, pytest.raises(UnknownNameError, match="did you mean 'medoid'"):
+    with handmade_manager(folder) as manager, pytest.raises(UnknownNameError, match="did you mean 'medoid'"):
         manager.create_character_embedding("luca", folder / "given", template="mediod")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_pack import handmade_configs, plain, write_pack
+from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack, write_reference_folders
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
@@ -20,30 +20,19 @@ from imagelab.faces import FaceLimits
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
 
-REDS = ((255, 0, 0), (235, 20, 0), (245, 0, 25))
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a handmade pack, in which a face's embedding is its picture's colour, and reference pictures."""
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    write_pack(tmp_path / "face")
-    for name in ("luca", "given"):
-        (tmp_path / name).mkdir()
-        for index, colour in enumerate(REDS):
-            plain(colour).save(tmp_path / name / f"{index}.png")
+    write_reference_folders(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def manager(folder):
-    with make_manager(folder) as manager:
+    with handmade_manager(folder) as manager:
         yield manager
-
-
-def make_manager(folder):
-    configs = handmade_configs({"luca": "luca"})
-    return CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
 
 
 def given(folder):
@@ -61,7 +50,7 @@ def test_several_references_give_unit_embeddings_and_a_unit_template(manager, fo
 
 def test_what_is_stored_comes_back(manager, folder):
     made = manager.create_character_embedding("luca", given(folder))
-    with make_manager(folder) as another:
+    with handmade_manager(folder) as another:
         read = another.references("luca")
     assert read.provenance == made.provenance
     assert np.array_equal(read.embeddings, made.embeddings)
@@ -131,7 +120,7 @@ def test_references_at_hand_are_not_judged_by_what_is_no_cosine(manager, bad):
 @pytest.mark.parametrize("bad", [2, float("nan"), "0.7"])
 def test_a_threshold_out_of_range_is_refused_before_anything_loads(folder, bad):
     shutil.rmtree(folder / "face")
-    with make_manager(folder) as manager, pytest.raises(InvalidValueError, match="threshold"):
+    with handmade_manager(folder) as manager, pytest.raises(InvalidValueError, match="threshold"):
         manager.check_character_consistency("luca", plain("red"), threshold=bad)
 
 
@@ -186,7 +175,7 @@ def test_a_reference_that_was_only_saved_again_is_listed(manager, folder):
 )
 def test_a_picture_without_one_clear_face_is_no_reference(folder, faces, status):
     write_pack(folder / "face", faces)
-    with make_manager(folder) as manager:
+    with handmade_manager(folder) as manager:
         with pytest.raises(ReferenceStoreError, match=status):
             manager.create_character_embedding("luca", given(folder))
         assert not (folder / "store").exists()
@@ -195,7 +184,7 @@ def test_a_picture_without_one_clear_face_is_no_reference(folder, faces, status)
 def test_a_picture_without_one_clear_face_is_a_status_and_has_no_score(manager, folder):
     references = manager.references("luca")
     write_pack(folder / "face", ())
-    with make_manager(folder) as blind:
+    with handmade_manager(folder) as blind:
         verdict = blind.judge(references, plain("red"), 0.5)
     assert (verdict.status, verdict.similarity_score, verdict.is_consistent) == ("no_face", None, False)
 
@@ -256,7 +245,7 @@ def test_a_store_of_another_encoder_is_stale(manager, folder, field, value):
 def test_a_store_made_by_the_pack_before_it_was_trained_again_is_stale(manager, folder):
     manager.create_character_embedding("luca", given(folder))
     write_pack(folder / "face", (((30, 30, 90, 90), 0.8),))
-    with make_manager(folder) as another, pytest.raises(ReferenceStoreError, match="detector_sha256"):
+    with handmade_manager(folder) as another, pytest.raises(ReferenceStoreError, match="detector_sha256"):
         another.references("luca")
 
 
@@ -348,7 +337,7 @@ def test_a_store_reads_back_from_any_folder(manager, folder):
 
 
 def test_cleanup_is_harmless_twice(folder):
-    manager = make_manager(folder)
+    manager = handmade_manager(folder)
     manager.references("luca")
     manager.cleanup()
     manager.cleanup()

@@ -60,6 +60,9 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
         if source := character.references.get(profile.name):
             yield _attempt(_references(profile, name), partial(_look_at_pictures, source), "warning")
     yield from _controls(configs, profile, dtype)
+    for name, encoder in profile.encoders.items():
+        if source := encoder.source or (encoder.pack and encoder.pack.source):
+            yield _files(f"{profile.name}: encoder {name}", source, missing="note")
 
 
 def _controls(configs: Configs, profile: Profile, dtype: str) -> Iterator[Check]:
@@ -123,6 +126,13 @@ def _licences(configs: Configs, profile: Profile) -> Iterator[Check]:
         fix="Don't use its embeddings commercially without a licence of InsightFace" if face.non_commercial else "",
         details={"non_commercial": face.non_commercial},
     )
+    for name, encoder in profile.encoders.items():
+        yield Check(
+            name=f"{profile.name}: licence of encoder {name}",
+            status="warning" if encoder.non_commercial else "note",
+            found=encoder.licence,
+            details={"non_commercial": encoder.non_commercial},
+        )
     for name, lora in configs.lora_registry.loras.items():
         if profile.name in lora.files:
             yield Check(name=f"{profile.name}: licence of LoRA {name}", status="note", found=lora.licence)

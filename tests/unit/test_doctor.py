@@ -139,6 +139,18 @@ def test_licences_of_the_weights_are_shown_and_non_commercial_ones_stand_out():
     assert "non-commercial" in check.found
 
 
+@pytest.mark.usefixtures("no_models")
+def test_encoders_are_listed_with_their_licences_and_none_of_them_has_to_be_there(puppet):
+    assert find(puppet, "puppet: encoder clip_face").hashes
+    assert find(puppet, "puppet: licence of encoder arcface").status == "note"
+
+    report = examine("sdxl")
+    assert find(report, "sdxl: encoder styleid").status == "note"
+    assert "nothing at" in find(report, "sdxl: encoder styleid").found
+    licence = find(report, "sdxl: licence of encoder styleid")
+    assert (licence.status, licence.details) == ("warning", {"non_commercial": True})
+
+
 def test_missing_model_is_a_problem_that_says_what_to_put_where(no_models):
     report = examine("sdxl")
 

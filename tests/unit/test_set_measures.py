@@ -15,6 +15,7 @@ from imagelab.set_measures import (
     copy_paste_rate,
     describe_set,
     diversity,
+    near_copies,
     pareto_optimal,
     prompt_adherence,
     sharpness,
@@ -143,13 +144,6 @@ def scene_and_picture(person, k):
     rng = np.random.default_rng(HELD_OUT_SEED + 81_000 + 100 * person + k)
     scene = sample_scene(rng, identity=identity)
     return scene, render(scene).image
-
-
-def near_copies(picture, count):
-    """The same picture with a little noise, a pixel moved: what a generator makes that pastes its reference."""
-    rng = np.random.default_rng(0)
-    moved = [np.roll(picture, (k % 3 - 1, k // 3 % 3 - 1), axis=(0, 1)) for k in range(count)]
-    return [np.clip(copy + rng.normal(0, 4, copy.shape), 0, 255).astype(np.uint8) for copy in moved]
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,19 @@ is compared is the similarity of the pictures that have one; how many have one i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.calibration import Estimate
+from imagelab.calibration.intervals import percentile_interval
 from imagelab.checks import check_number, check_whole
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POWERS = (0.8, 0.9)
 _MOST_PAIRS = 10_000_000
@@ -70,12 +74,29 @@ class PairedComparison(Record):
         names = {"A": (a, b), "B": (b, a)}
         gap = f"{self.difference.value:+.3f} [{self.difference.low:+.3f}, {self.difference.high:+.3f}]"
         facts = f"difference {gap} over {self.pairs} pairs, p = {self.p_value:.2g}"
-        if self.more_consistent != "undecided":
-            better, worse = names[self.more_consistent]
-            return f"{better} is more consistent than {worse}: {facts}"
-        seeds = self.needs[0].seeds
-        wait = f"about {seeds} seeds would tell" if seeds else "no number of seeds would tell so small a difference"
-        return f"Undecided between {a} and {b}: {facts}; {wait} with a chance of {self.needs[0].power:.0%}"
+        need, least = self.needs[0], self.least_difference
+        sought = "it" if least is None else f"one of {least:g}"
+        wait = f"about {need.seeds} seeds find {sought} with a chance of {need.power:.0%}"
+        if need.seeds is None:
+            wait = f"no number of seeds finds {sought}"
+        if self.more_consistent == "undecided":
+            return f"Undecided between {a} and {b}: {facts}; {wait}"
+        better, worse = names[self.more_consistent]
+        return f"{better} is more consistent than {worse}: {facts}; {wait}"
+
+    def to_frame(self, a: str = "A", b: str = "B") -> "pd.DataFrame":
+        """Return a row about the similarities and one about how many pictures have one, with the names of both."""
+        import pandas as pd  # slow to import, and only notebooks want tables
+
+        seen, winners = self.detection, {"A": a, "B": b, "undecided": "undecided"}
+        means, rates = (self.mean_a, self.mean_b), (seen.a / seen.seeds, seen.b / seen.seeds)
+        nearer, more = winners[self.more_consistent], winners[seen.more_detected]
+        rows = {
+            "similarity": [self.pairs, *means, self.difference, self.effect_size, self.p_value, nearer],
+            "share with a score": [seen.seeds, *rates, seen.difference, None, seen.p_value, more],
+        }
+        columns = ["seeds", a, b, "difference", "effect size", "p", "more"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def compare_paired(
@@ -195,23 +216,15 @@ def _sign_flip(differences: Floats, resamples: int, seed: int) -> float:
 
 
 def _mean_interval(differences: Floats, confidence: float, resamples: int, seed: int) -> Estimate:
-    from scipy.stats import bootstrap, norm, t
+    from scipy.stats import bootstrap
 
     n, mean = len(differences), float(differences.mean())
     if np.ptp(differences) == 0:
         return Estimate(value=mean, low=mean, high=mean)
-    # The plain percentile interval is too narrow for few pairs: it lacks n / (n - 1) and Student's quantile
-    # (Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
-    wider = 2 * norm.cdf(math.sqrt(n / (n - 1)) * t.ppf((1 + confidence) / 2, n - 1)) - 1
-    found = bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=min(wider, 1 - 1e-9),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value=mean, low=float(found.low), high=float(found.high))
+    rng = np.random.default_rng(seed)
+    means = bootstrap((differences,), np.mean, n_resamples=resamples, method="percentile", rng=rng)
+    spread = means.bootstrap_distribution - mean
+    return percentile_interval(mean, mean + spread * math.sqrt(n / (n - 1)), n - 1, confidence)  # as of a sample
 
 
 def _effect_size(differences: Floats, confidence: float) -> Estimate | None:

@@ -117,6 +117,14 @@ def test_the_answer_is_a_sentence_with_the_names():
     text = compare_paired(*pairs_of(np.random.default_rng(0), 30, 2)).describe("weight 0.8", "weight 1.2")
 
     assert text.startswith("weight 0.8 is more consistent than weight 1.2: difference +0.")
+    assert text.endswith("seeds find it with a chance of 80%")
+
+
+def test_the_table_holds_similarity_and_detection_apart():
+    table = compare_paired([0.8, 0.7, None, 0.6], [0.5, 0.6, 0.7, 0.65]).to_frame("this", "that")
+
+    assert table.loc["similarity", ["seeds", "this", "that"]].tolist() == pytest.approx([3, 0.7, 1.75 / 3])
+    assert table.loc["share with a score", ["seeds", "this", "that", "more"]].tolist() == [4, 0.75, 1, "undecided"]
 
 
 def test_a_comparison_comes_back_from_json_as_it_was():

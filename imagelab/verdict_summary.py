@@ -65,8 +65,8 @@ def summarise(
     if any(score is None or math.isnan(score) for score in compared):
         raise InvalidValueError("scores", "none", "a number for every picture that is ok")
     rate = counts["ok"] / len(statuses) if statuses else math.nan
-    unknown = Estimate(value=rate, low=math.nan, high=math.nan)
-    interval = wilson_interval(rate, len(statuses), quantile(math.inf, CONFIDENCE)) if statuses else unknown
+    nothing = Estimate(value=rate, low=math.nan, high=math.nan)
+    interval = wilson_interval(rate, len(statuses), quantile(math.inf, CONFIDENCE)) if statuses else nothing
     return VerdictSummary(
         total=len(statuses),
         counts=counts,

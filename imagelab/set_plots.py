@@ -40,15 +40,16 @@ def frontier(sets: Sequence[SetDescription], *, title: str = "Consistency, diver
         )
         axis.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         middle = (min(float(item.identity) for item in shown) + max(float(item.identity) for item in shown)) / 2
-        for item, size, on in zip(shown, _sizes(shown), best, strict=True):
-            _draw_set(axis, item, size, middle, filled=bool(on))
+        drawn = sorted(zip(shown, _sizes(shown), best, strict=True), key=lambda one: float(one[0].identity))
+        for place, (item, size, on) in enumerate(drawn):  # neighbours have their labels above and below in turn
+            _draw_set(axis, item, size, above=place % 2 == 0, on_right=float(item.identity) <= middle, filled=bool(on))
         confidence = shown[0].confidence
         axis.set(
             xlabel=f"identity: mean cosine to the references ({confidence:.0%} interval)",
             ylabel="diversity: mean 1 − cosine of pairs (CLIP-I)",
             title=title,
         )
-        axis.margins(x=0.14, y=0.16)
+        axis.margins(x=0.14, y=0.22)
         _explain(
             axis, [item.name for item in sets if item not in shown], adherence=any(item.adherence.n for item in shown)
         )
@@ -71,19 +72,17 @@ def _sizes(shown: Sequence[SetDescription]) -> list[float]:
     return [float(size) if np.isfinite(size) else _SMALLEST for size in sizes]
 
 
-def _draw_set(axis: Axes, item: SetDescription, size: float, middle: float, *, filled: bool) -> None:
+def _draw_set(axis: Axes, item: SetDescription, size: float, *, above: bool, on_right: bool, filled: bool) -> None:
     x, y = float(item.identity), float(item.diversity)
     if item.identity.low is not None and item.identity.high is not None:
         axis.plot([item.identity.low, item.identity.high], [y, y], color=_BLUE, linewidth=1.2, zorder=2)
     face = _BLUE if filled else "white"
     axis.plot([x], [y], "o", color=_BLUE, markerfacecolor=face, markersize=size, markeredgewidth=1.6, zorder=3)
-    # Beside the interval, on the side where there is room: markers that lie above each other keep their labels apart.
-    side = -1 if x > middle else 1
-    end = item.identity.low if side < 0 else item.identity.high
-    align = "right" if side < 0 else "left"
+    align, lift = "left" if on_right else "right", size / 2 + 4
     axis.annotate(
-        _label(item), (x if end is None else end, y), (side * (size / 2 + 4), 0), textcoords="offset points",
-        ha=align, va="center", multialignment=align, fontsize=8,
+        _label(item), (x, y), (0, lift if above else -lift), textcoords="offset points",
+        ha=align, va="bottom" if above else "top", multialignment=align, fontsize=8,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}, zorder=2.5,
     )  # fmt: skip
 
 

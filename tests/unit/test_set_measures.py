@@ -251,8 +251,8 @@ def test_the_frontier_shows_every_set_with_its_name_and_fills_the_pareto_optimal
     assert all(f"{name} (n = 8)" in texts for name in ("varied", "copies", "worse"))
     assert "not shown, too few pictures: small" in texts
     markers = [line for line in axis.lines if line.get_marker() == "o"]
-    assert [marker.get_markerfacecolor() == "white" for marker in markers] == [False, False, True]
-    assert markers[0].get_markersize() > markers[1].get_markersize() > markers[2].get_markersize()
+    assert [marker.get_markerfacecolor() == "white" for marker in markers] == [True, False, False]  # by identity
+    assert markers[1].get_markersize() > markers[2].get_markersize() > markers[0].get_markersize()
 
 
 def test_a_frontier_of_nothing_says_so():

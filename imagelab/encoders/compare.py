@@ -1,7 +1,7 @@
 """Which encoder tells these characters apart best: the same pictures, by several encoders, with intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -83,6 +83,12 @@ class EncoderComparison(Record):
         import pandas as pd  # slow to import, and only notebooks want tables
 
         return pd.DataFrame([_row(result, self.recommended) for result in self.results])
+
+    def differences_to_frame(self) -> "pd.DataFrame":
+        """Return a table with a row per pair of encoders; the AUROC is the first's minus the second's."""
+        import pandas as pd
+
+        return pd.DataFrame([{item.name: getattr(one, item.name) for item in fields(one)} for one in self.differences])
 
 
 def compare_encoders(

@@ -205,6 +205,9 @@ def test_the_figure_shows_each_encoder_with_its_interval_and_fills_the_recommend
     whiskers = [line for line in axis.lines if line.get_marker() != "o"]
     for line, result in zip(whiskers, found.results, strict=True):
         assert list(line.get_xdata()) == [result.calibration.auroc.low, result.calibration.auroc.high]
+    assert found.differences_to_frame()[["first", "second", "auroc"]].to_numpy().tolist() == [
+        ["a", "b", found.difference("a", "b").auroc]
+    ]
     (empty,) = encoder_intervals(replace(found, results=())).axes
     assert "no encoder" in empty.texts[0].get_text()
 

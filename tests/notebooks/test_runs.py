@@ -20,6 +20,8 @@ SMALL = {
     "20_build_references": {"device": "cpu", "character": "alberto"},
     "21_analyse_consistency": {"device": "cpu", "num_images": 2},
     "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
+    "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
+    "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
 }
 
 
@@ -91,6 +93,14 @@ def test_control_at_scale_zero_is_no_control_and_every_scale_has_its_score(run):
     assert {kind: len(scores) for kind, scores in metrics["scores"].items()} == {"pose": 2, "canny": 2}
     assert (pictures / "pose/0.png").read_bytes() != (pictures / "pose/1.png").read_bytes()
     assert read_record(pictures / "pose/1.png").controls[0].type == "pose"
+
+
+def test_two_presets_are_compared_by_parameters_alone(run):
+    done = run("24_compare_experiments")
+    presets = {key: read_record(done.pictures / key / "0.png").quality_preset for key in ("A", "B")}
+
+    assert presets == {"A": "draft", "B": "standard"}
+    assert done.scraps["metrics"]["detection"]["seeds"] == 2
 
 
 def test_every_picture_of_both_batches_is_accounted_for(run):

@@ -142,10 +142,13 @@ def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A"
         axis.axhline(0, color=INK, linewidth=0.9, linestyle=":")
         axis.axhspan(mean.low, mean.high, color=GENUINE, alpha=0.2, linewidth=0)
         axis.axhline(mean.value, color=GENUINE, linewidth=1.6, label=f"mean {_interval(mean, 3, sign='+')}")
-        for sign, marker, colour in ((values >= 0, "^", GENUINE), (values < 0, "v", IMPOSTOR)):
+        for sign, marker, colour in ((values > 0, "^", GENUINE), (values < 0, "v", IMPOSTOR)):
             nearer = names[0] if marker == "^" else names[1]
             label = f"{nearer} is nearer in {sign.sum()} of {len(values)} pairs"
             axis.plot(np.flatnonzero(sign) + 1, values[sign], marker, color=colour, markersize=5, label=label)
+        if same := int((values == 0).sum()):
+            at = np.flatnonzero(values == 0) + 1
+            axis.plot(at, np.zeros(same), "o", color=INK, markersize=4, label=f"no difference in {same}")
         axis.plot([], [], " ", label=f"with a score: {detection.a} and {detection.b} of {detection.seeds}")
         axis.set(xlabel="pair, by its difference", ylabel=f"similarity, {names[0]} − {names[1]}")
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))

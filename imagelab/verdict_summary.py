@@ -47,8 +47,8 @@ def summarise(
 ) -> VerdictSummary:
     """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
 
-    The interval is Wilson's score interval. Raises InvalidValueError for
-    sequences of unlike lengths, an unknown status or an ok picture without a score.
+    The interval is Wilson's score interval. Raises InvalidValueError for sequences of unlike lengths, an unknown status
+    or an ok picture without a score.
 
     >>> summary = summarise(["ok", "no_face", "ok"], [0.75, None, 0.25], [True, False, False])
     >>> summary.mean_similarity, summary.ok, summary.total
@@ -65,8 +65,8 @@ def summarise(
     if any(score is None or math.isnan(score) for score in compared):
         raise InvalidValueError("scores", "none", "a number for every picture that is ok")
     rate = counts["ok"] / len(statuses) if statuses else math.nan
-    unknown = Estimate(value=rate, low=math.nan, high=math.nan)
-    interval = wilson_interval(rate, len(statuses), quantile(math.inf, CONFIDENCE)) if statuses else unknown
+    nothing = Estimate(value=rate, low=math.nan, high=math.nan)
+    interval = wilson_interval(rate, len(statuses), quantile(math.inf, CONFIDENCE)) if statuses else nothing
     return VerdictSummary(
         total=len(statuses),
         counts=counts,

@@ -41,8 +41,8 @@ def calibrate(
     `fmr` and `fnmr` are those of the threshold that was chosen, on new pictures; the other numbers are estimates of
     what endless pictures would give.
 
-    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite, fewer than two of
-    either kind, and a limit on the FMR that the impostors can't show to be kept (`needed_impostors`).
+    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite, fewer than two
+    pictures of either kind, and a limit on the FMR that the impostors can't show to be kept (`needed_impostors`).
 
     >>> calibration = calibrate([0.8, 0.9, 0.7, 0.75], [0.1, 0.2, 0.3, 0.05])
     >>> calibration.threshold.value, calibration.auroc.value
@@ -54,8 +54,8 @@ def calibrate(
     check_whole(seed, "seed", 0, 2**64 - 1)
     own, others = as_scores(genuine, "the character"), as_scores(impostor, "others")
     for name, scores in (("genuine scores", own), ("impostor scores", others)):
-        if len(scores) < 2:
-            raise InvalidValueError(name, scores.values.tolist(), "at least two: one shows no spread")
+        if len(np.unique(scores.picture_keys)) < 2:
+            raise InvalidValueError(name, scores.values.tolist(), "of at least two pictures: one shows no spread")
     plan = plan_resamples(own, others)
     samples = _sample(own), _sample(others)
     _refuse_unsupported(chosen, samples[1])

@@ -61,8 +61,8 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
             yield _attempt(_references(profile, name), partial(_look_at_pictures, source), "warning")
     yield from _controls(configs, profile, dtype)
     for name, encoder in profile.encoders.items():
-        if source := encoder.source or (encoder.pack and encoder.pack.source):
-            yield _files(f"{profile.name}: encoder {name}", source, missing="note")
+        if model := encoder.source or (encoder.pack.source if encoder.pack else None):
+            yield _files(f"{profile.name}: encoder {name}", model, missing="note")
 
 
 def _controls(configs: Configs, profile: Profile, dtype: str) -> Iterator[Check]:

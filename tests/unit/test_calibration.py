@@ -170,8 +170,8 @@ def test_pairs_of_few_pictures_do_not_pass_for_many_impostors():
 @pytest.mark.parametrize(
     ("genuine", "impostor", "options", "error", "message"),
     [
-        ([], [0.1, 0.2], {}, InvalidValueError, "genuine scores must be at least two"),
-        ([0.8, 0.9], [], {}, InvalidValueError, "impostor scores must be at least two"),
+        ([], [0.1, 0.2], {}, InvalidValueError, "genuine scores must be of at least two"),
+        ([0.8, 0.9], [], {}, InvalidValueError, "impostor scores must be of at least two"),
         ([0.8, math.nan], [0.1, 0.2], {}, InvalidValueError, "finite; leave out pictures"),
         ([0.8, None], [0.1, 0.2], {}, InvalidValueError, "finite; leave out pictures"),
         ([0.8, "x"], [0.1, 0.2], {}, InvalidValueError, "numbers"),
@@ -187,6 +187,25 @@ def test_pairs_of_few_pictures_do_not_pass_for_many_impostors():
 def test_what_cannot_be_calibrated_is_refused_by_name(genuine, impostor, options, error, message):
     with pytest.raises(error, match=message):
         calibrate(genuine, impostor, **options)
+
+
+def test_several_scores_of_one_picture_are_refused():
+    one = Scores(values=[0.8, 0.7, 0.9], pictures=[["a"]] * 3, characters=[["luca"]] * 3)
+    with pytest.raises(InvalidValueError, match="of at least two pictures"):
+        calibrate(one, [0.1, 0.2, 0.3, 0.85])
+
+
+def test_resamples_that_drew_nothing_move_no_threshold():
+    pairs = [["a", "b"], ["a", "c"], ["b", "c"]]
+    few = Scores(values=[0.8, 0.85, 0.9], pictures=pairs, characters=[["luca", "luca"]] * 3)
+    resampled = plan_resamples(few, others := as_scores(np.linspace(-0.2, 0.4, 60), "others"))
+    weights = next(draw_weights(resampled, 400, 0))
+    curve = error_curve(few.values, others.values)
+    found = spread(few.values, others.values, [weights], curve.thresholds, parse_policy("eer"), 0, (0.1,))
+    empty = weights[0].sum(axis=1) == 0
+    assert empty.any()
+    assert np.array_equal(np.isnan(found.threshold), empty)
+    assert np.array_equal(np.isnan(found.target_thresholds[:, 0]), empty)
 
 
 def test_a_policy_that_only_refusing_everything_would_keep_is_refused():

@@ -12,7 +12,7 @@ import pytest
 from imagelab.notebooks import read_parameters
 
 ROOT = Path(__file__).parents[2]
-ORDER = re.compile(r"title parameters setup load run( text look){1,4} check summary glue")
+ORDER = re.compile(r"title parameters setup load run( text look){1,5} check summary glue")
 MAX_CODE_CELLS, MAX_LINES = 12, 15
 
 

@@ -87,6 +87,11 @@ def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:
     )
 
 
+def ok_scores(verdicts: Iterable[Verdict]) -> list[float]:
+    """Return the similarities of those pictures whose status is ok: the others have none, and none of theirs is 0."""
+    return [one.similarity_score for one in verdicts if one.status == "ok" and one.similarity_score is not None]
+
+
 def _wilson(successes: int, trials: int) -> tuple[float, float]:
     if not trials:
         return math.nan, math.nan

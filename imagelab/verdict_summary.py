@@ -88,3 +88,8 @@ def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:
         [verdict.similarity_score for verdict in given],
         [verdict.is_consistent for verdict in given],
     )
+
+
+def ok_scores(verdicts: Iterable[Verdict]) -> list[float]:
+    """Return the similarities of those pictures whose status is ok: the others have none, and none of theirs is 0."""
+    return [one.similarity_score for one in verdicts if one.status == "ok" and one.similarity_score is not None]

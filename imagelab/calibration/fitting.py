@@ -97,7 +97,7 @@ def _sample(scores: Scores) -> Sample:
 def _refuse_unsupported(policy: Policy, impostor: Sample) -> None:
     if policy.kind != "fmr" or policy.limit is None:
         return
-    needed, there = needed_impostors(policy.limit), _independent(impostor)
+    needed, there = needed_impostors(policy.limit), impostor.independent
     if there < needed:
         lowest = 3 / there
         raise InvalidValueError(
@@ -106,11 +106,6 @@ def _refuse_unsupported(policy: Policy, impostor: Sample) -> None:
             f"a rate that {there} impostor pictures can show, {lowest:.2g} or more: "
             f"this one needs {needed} impostor pictures (3 / rate)",
         )
-
-
-def _independent(sample: Sample) -> int:
-    """Count what errs by itself: pairs that share a picture don't, however many they are."""
-    return min(sample.scores, sample.pictures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -186,7 +181,7 @@ class _Fit:
 
     def operating_point(self, target: float, impostor: Sample) -> OperatingPoint:
         needed = needed_impostors(target)
-        if _independent(impostor) < needed:
+        if impostor.independent < needed:
             return OperatingPoint(fmr=target, supported=False, needed=needed, threshold=None, fnmr=None)
         index, column = int(curves.choose(self.curve, Policy(kind="fmr", limit=target))), FMR_TARGETS.index(target)
         return OperatingPoint(

@@ -34,11 +34,12 @@ def assign_characters(
     references: Mapping[str, CharacterReferences],
     thresholds: Mapping[str, float] | None = None,
 ) -> Assignment:
-    """Give each character one of the faces so that the cosines add up to the most (the Hungarian method).
+    """Give each character one of the faces so that what is above the thresholds adds up to the most.
 
-    A character of `thresholds` takes no face below its cosine, one without takes any. Faces that aren't good enough
-    (FaceLimits) are better left out. The pairs don't depend on the order of `references`. Raises InvalidValueError
-    without references or for a threshold; UnknownNameError for the threshold of a character that has no references.
+    By the Hungarian method. A character of `thresholds` takes no face below its cosine, one without takes any. Faces
+    that aren't good enough (FaceLimits) are better left out. The pairs don't depend on the order of `references`.
+    Raises InvalidValueError without references or for a threshold; UnknownNameError for the threshold of a character
+    that has no references.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import
 
@@ -51,7 +52,7 @@ def assign_characters(
     cosines = np.array([_similarities(face, [references[name] for name in names]) for face in faces], np.float64)
     cosines = cosines.reshape(len(faces), len(names))
     allowed = cosines >= least  # a NaN is none
-    gains = np.where(allowed, cosines + 1, 0.0)  # no pair is worth less than a pair that isn't made
+    gains = np.where(allowed, cosines - least + 1e-9, 0.0)  # no pair is worth less than a pair that isn't made
     rows, columns = linear_sum_assignment(gains, maximize=True)
     found = {names[column]: int(row) for row, column in zip(rows, columns, strict=True) if allowed[row, column]}
     return Assignment(

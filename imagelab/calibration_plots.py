@@ -3,7 +3,8 @@
 Colour never speaks alone: hatches, dashes and markers say the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import NDArray
 
 from imagelab.calibration import Calibration, Curve, Estimate, Scores, error_curve
+from imagelab.conditions import ConditionSummary
 from imagelab.experiments import PairedComparison
 from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style, say
 
@@ -21,6 +23,7 @@ ScoresLike = Scores | Sequence[float] | NDArray[np.floating]
 GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
 _RATES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
 _LEAST_RATE, _MOST_RATE = 0.0005, 0.95
+_DASHES: Any = ((0, (4, 3)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _BINS = 40  # at most; fewer than the rule of Freedman and Diaconis asks for would hide the gap
 
 
@@ -29,20 +32,21 @@ def score_histogram(
     impostor: ScoresLike,
     calibration: Calibration | None = None,
     *,
-    configured: float | None = None,
+    configured: float | Mapping[str, float] | None = None,
     title: str = "",
     xlabel: str = "similarity to the references",
 ) -> Figure:
     """Compare genuine and impostor scores as densities over shared bins, with the thresholds between them.
 
-    The band is the interval of the calibrated threshold; `configured` is the one in the configuration.
+    The band is the interval of the calibrated threshold; `configured` is the one in the configuration, or several by
+    name.
     """
+    fixed = _configured(configured)
     own, others = _values(genuine), _values(impostor)
     everything = np.concatenate([own, others])
     if not everything.size:
         return say("no scores", title)
-    marks = [configured] if configured is not None else []
-    marks += [calibration.threshold.value] if calibration else []
+    marks = [*fixed.values(), *([calibration.threshold.value] if calibration else [])]
     bins = np.histogram_bin_edges(np.append(everything, marks), min(_BINS, max(10, 2 * int(everything.size**0.5))))
     with figure_style():
         figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
@@ -64,9 +68,8 @@ def score_histogram(
             label = f"calibrated, {calibration.policy}: {_interval(threshold, 2)}"
             axis.axvspan(threshold.low, threshold.high, color=MUTED, alpha=0.25, linewidth=0)
             axis.axvline(threshold.value, color=INK, linewidth=1.4, label=label)
-        if configured is not None:
-            dashes: Any = (0, (4, 3))
-            axis.axvline(configured, color=INK, linewidth=1.4, linestyle=dashes, label=f"configured: {configured:.2f}")
+        for (name, value), dashes in zip(fixed.items(), cycle(_DASHES), strict=False):
+            axis.axvline(value, color=INK, linewidth=1.4, linestyle=dashes, label=f"{name}: {value:.2f}")
         axis.set(xlabel=xlabel, ylabel="density", xlim=(bins[0], bins[-1]))
         axis.set_ylim(bottom=0)
         figure.legend(loc="outside lower left", ncols=2, handlelength=1.8)
@@ -133,6 +136,63 @@ def roc_figure(
     return closed(figure)
 
 
+def condition_figure(
+    summaries: Sequence[ConditionSummary],
+    threshold: float | None = None,
+    *,
+    title: str = "",
+    xlabel: str = "mean similarity to the references",
+) -> Figure:
+    """Show the mean of each condition with its interval, aspect by aspect, and of how many of its pictures it is.
+
+    A ring is a single picture, which has no interval. A condition without a picture that can be compared has no mark.
+    """
+    if not summaries:
+        return say("no conditions", title)
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(6.4, 0.32 * len(summaries) + 1.6), layout="constrained")
+        places = _condition_places(summaries)
+        for place, one in zip(places, summaries, strict=True):
+            if one.low is not None and one.high is not None:
+                axis.plot([one.low, one.high], [place, place], color=GENUINE, linewidth=2.2)
+            if one.mean is not None:
+                face = "white" if one.low is None else GENUINE
+                axis.plot(one.mean, place, "o", color=GENUINE, markerfacecolor=face, markersize=6)
+        if threshold is not None:
+            axis.axvline(threshold, color=INK, linewidth=1.1, linestyle=_DASHES[0], label=f"threshold {threshold:.2f}")
+            figure.legend(loc="outside lower left", handlelength=2.4)
+        _name_conditions(axis, summaries, places)
+        axis.set(xlabel=xlabel, ylim=(max(places) + 0.7, -1.3))
+        axis.margins(x=0.06)
+        axis.grid(axis="x", color=MUTED, alpha=0.25, linewidth=0.6)
+        axis.set_title(title)
+    return closed(figure)
+
+
+def _condition_places(summaries: Sequence[ConditionSummary]) -> list[float]:
+    """Return a place for each row, with room for a heading before each aspect's first."""
+    places, next_place = [], 0.0
+    for index, one in enumerate(summaries):
+        next_place += 1.0 if index and one.aspect != summaries[index - 1].aspect else 0.0
+        places.append(next_place)
+        next_place += 1.0
+    return places
+
+
+def _name_conditions(axis: Axes, summaries: Sequence[ConditionSummary], places: Sequence[float]) -> None:
+    """Write the conditions to the left, under their aspects, and to the right how many of their pictures count."""
+    axis.set_yticks(places, [one.condition for one in summaries])
+    axis.tick_params(axis="y", length=0)
+    beside: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
+    axis.annotate("n/N", (1, -0.95), (6, 0), fontsize=8, color=MUTED, **beside)
+    for index, (place, one) in enumerate(zip(places, summaries, strict=True)):
+        axis.annotate(f"{one.ok}/{one.total}", (1, place), (6, 0), fontsize=8, **beside)
+        if not index or one.aspect != summaries[index - 1].aspect:
+            axis.annotate(
+                one.aspect, (0, place - 0.95), (-4, 0), ha="right", fontsize=8, fontweight="bold", color=MUTED, **beside
+            )
+
+
 def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A", "B"), title: str = "") -> Figure:
     """Show each pair's difference as a dot, sorted, and the mean with its interval as a band; 0 is no difference."""
     values = np.sort(np.array(comparison.differences))
@@ -142,10 +202,13 @@ def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A"
         axis.axhline(0, color=INK, linewidth=0.9, linestyle=":")
         axis.axhspan(mean.low, mean.high, color=GENUINE, alpha=0.2, linewidth=0)
         axis.axhline(mean.value, color=GENUINE, linewidth=1.6, label=f"mean {_interval(mean, 3, sign='+')}")
-        for sign, marker, colour in ((values >= 0, "^", GENUINE), (values < 0, "v", IMPOSTOR)):
+        for sign, marker, colour in ((values > 0, "^", GENUINE), (values < 0, "v", IMPOSTOR)):
             nearer = names[0] if marker == "^" else names[1]
             label = f"{nearer} is nearer in {sign.sum()} of {len(values)} pairs"
             axis.plot(np.flatnonzero(sign) + 1, values[sign], marker, color=colour, markersize=5, label=label)
+        if same := int((values == 0).sum()):
+            at = np.flatnonzero(values == 0) + 1
+            axis.plot(at, np.zeros(same), "o", color=INK, markersize=4, label=f"no difference in {same}")
         axis.plot([], [], " ", label=f"with a score: {detection.a} and {detection.b} of {detection.seeds}")
         axis.set(xlabel="pair, by its difference", ylabel=f"similarity, {names[0]} − {names[1]}")
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -181,6 +244,12 @@ def _deviate(rate: Any) -> Any:
     from scipy.stats import norm
 
     return norm.ppf(rate)
+
+
+def _configured(given: float | Mapping[str, float] | None) -> Mapping[str, float]:
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else {"configured": given}
 
 
 def _values(scores: ScoresLike) -> NDArray[np.float64]:

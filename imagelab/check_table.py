@@ -106,7 +106,7 @@ class CheckTable:
     def _checked_rows(self, path: Path) -> Iterable[Row]:
         table, parameters = read_check_table(path)
         if changed := parameters.changes(self.parameters):
-            expected = f"of the same check, or another file ({'; '.join(changed)})"
+            expected = f"of the same check, or another file, or none: remove {path} ({'; '.join(changed)})"
             raise InvalidValueError("output", str(self.path), expected)
         rows: list[Row] = table.to_pylist()
         return rows

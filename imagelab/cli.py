@@ -131,7 +131,7 @@ def check(
     with CharacterConsistencyChecker(profile=profile, several=several) as checker:  # type: ignore[arg-type]  # it checks
         manager = CharacterReferenceManager(checker)
         references = [manager.references(name) for name in character]
-        calibrations = {name: manager.calibration(name) for name in character}
+        calibrations = {name: manager.calibration(name) for name in character} if threshold is None else {}
         result = check_folder(
             folder,
             references,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POWERS = (0.8, 0.9)
 _MOST_PAIRS = 10_000_000
+_CHUNK = 4_000_000  # differences in memory at a time, 32 MiB
 
 Floats = NDArray[np.float64]
 Winner = Literal["A", "B", "undecided"]
@@ -161,7 +162,7 @@ def needed_pairs(effect_size: float, power: float = 0.8, confidence: float = 0.9
     >>> needed_pairs(0.5)
     34
     """
-    effect = abs(effect_size)
+    effect = abs(check_number(effect_size, "effect_size", -math.inf, math.inf))
     least = math.ceil(1 - math.log2(1 - confidence)) if confidence < 1 else _MOST_PAIRS
     low, high = least - 1, least
     while _power(effect, high, confidence) < power:
@@ -210,6 +211,7 @@ def _sign_flip(differences: Floats, resamples: int, seed: int) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
+        batch=max(1, _CHUNK // len(differences)),
         rng=np.random.default_rng(seed),
     )
     return min(1.0, float(result.pvalue))
@@ -222,7 +224,8 @@ def _mean_interval(differences: Floats, confidence: float, resamples: int, seed:
     if np.ptp(differences) == 0:
         return Estimate(value=mean, low=mean, high=mean)
     rng = np.random.default_rng(seed)
-    means = bootstrap((differences,), np.mean, n_resamples=resamples, method="percentile", rng=rng)
+    batch = max(1, _CHUNK // n)
+    means = bootstrap((differences,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
     spread = means.bootstrap_distribution - mean
     return percentile_interval(mean, mean + spread * math.sqrt(n / (n - 1)), n - 1, confidence)  # as of a sample
 

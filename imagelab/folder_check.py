@@ -11,11 +11,12 @@ from tqdm.auto import tqdm
 
 from imagelab.calibration import Calibration
 from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, Row, check_table_path
+from imagelab.config import pick
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceLimits, FacesFound, read_found
 from imagelab.models import file_sha256
-from imagelab.picture_files import PictureFile, PictureList, list_pictures
+from imagelab.picture_files import PictureFile, PictureList, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import configured_limits, configured_threshold
@@ -35,13 +36,14 @@ class CheckResult:
     table: "pd.DataFrame"  # a row a picture, in the order of the source
     path: Path
     summaries: Mapping[str, VerdictSummary]  # by character
+    judged_by: Mapping[str, str]  # {character: its threshold, and whether it is calibrated}
     checked: int  # pictures looked at now
     kept: int  # that an earlier run had looked at
     skipped: int  # files of the folder that aren't named like pictures
 
     def to_text(self) -> str:
         """Return the summaries, and what was done, in a few lines."""
-        blocks = [f"{name}\n{summary.to_text()}" for name, summary in self.summaries.items()]
+        blocks = [f"{name}, {self.judged_by[name]}\n{summary.to_text()}" for name, summary in self.summaries.items()]
         done = f"{self.path}: {len(self.table)} pictures, {self.checked} of them looked at now"
         return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped"])
 
@@ -69,7 +71,7 @@ def check_folder(
     output, and as the checker when the models load.
     """
     sought = [references] if isinstance(references, CharacterReferences) else list(references)
-    calibrated = {name: own for name, own in (calibrations or {}).items() if own is not None}
+    calibrated = _calibrated(sought, calibrations or {}, checker)
     thresholds = _thresholds(sought, threshold, calibrated, checker)
     pictures = list_pictures(source, recursive=recursive, leave_out=check_table_path(output))
     parameters = CheckParameters(
@@ -96,6 +98,26 @@ def check_folder(
         final = _mark_duplicates([table.rows[file.name] for file in pictures.files])
         table.finish(final)
     return _result(final, table, pictures, checked=len(pending))
+
+
+def _calibrated(
+    sought: Sequence[CharacterReferences],
+    given: Mapping[str, Calibration | None],
+    checker: CharacterConsistencyChecker,
+) -> dict[str, Calibration]:
+    """Return the calibrations there are; raises for a character that isn't sought, and for one of other references."""
+    by_name = {own.character_name: own for own in sought}
+    found = {}
+    for name, calibration in given.items():
+        references = pick("calibrated character", by_name, name)
+        if calibration is None:
+            continue
+        made_with = (calibration.encoder, calibration.references_sha256)
+        if made_with != (checker.encoder.label, references.references_sha256):
+            expected = f"of {checker.encoder.label} and the references in use: calibrate again"
+            raise InvalidValueError(f"calibration of {name}", calibration.describe(), expected)
+        found[name] = calibration
+    return found
 
 
 def _thresholds(
@@ -128,6 +150,8 @@ def _still_holds(file: PictureFile, rows: dict[str, Row]) -> bool:
     row = rows.get(file.name)
     if row is None or file.size_bytes is None or file.size_bytes != row["size_bytes"]:
         return False
+    if row["sha256"] is None:  # it couldn't be read, and perhaps now it can
+        return False
     if file.mtime_ns != row["mtime_ns"]:
         if _file_sha256(file.path) != row["sha256"]:
             return False
@@ -146,7 +170,7 @@ def _rows(
 
     for file, found in zip(files, checker.faces_in(file.path for file in files), strict=True):
         reading = read_found(found, parameters.limits, checker.several, nearest)
-        row = _picture_columns(file, found) | {"status": reading.status, "reason": reading.reason}
+        row = _picture_columns(file, found) | {"status": reading.status, "reason": as_text(reading.reason)}
         row |= {"encoder": parameters.encoder.label}
         if reading.face is not None:
             row |= dict(zip(QUALITY_COLUMNS, astuple(reading.face.quality), strict=True))
@@ -200,10 +224,17 @@ def _result(rows: Sequence[Row], table: CheckTable, pictures: PictureList, *, ch
         table=pd.read_parquet(table.path),
         path=table.path,
         summaries=summaries,
+        judged_by={name: _judged_by(name, table.parameters) for name in summaries},
         checked=checked,
         kept=len(rows) - checked,
         skipped=pictures.skipped,
     )
+
+
+def _judged_by(name: str, parameters: CheckParameters) -> str:
+    calibration = parameters.calibrations.get(name)
+    how = f"calibrated: {calibration}" if calibration else "not calibrated"
+    return f"from {parameters.thresholds[name]:.3f} on ({how})"
 
 
 def _file_sha256(path: Path) -> str | None:

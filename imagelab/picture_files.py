@@ -57,14 +57,14 @@ def list_pictures(source: Any, *, recursive: bool = False, leave_out: Path | Non
 def _of_folder(folder: Path, *, recursive: bool, leave_out: Path | None) -> PictureList:
     if not folder.is_dir():
         raise InvalidValueError("source", str(folder), _SOURCES)
-    own = leave_out.resolve() if leave_out else None
-    found = [path for path in _walk(folder, recursive=recursive) if path.resolve() != own]
+    own = leave_out and leave_out.absolute()  # links aren't followed: one may lead to itself
+    found = [path for path in _walk(folder, recursive=recursive) if path.absolute() != own]
     pictures = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     skipped = len(found) - len(pictures)
     if not pictures:
         raise InvalidValueError("source", str(folder), f"a folder with pictures in it ({skipped} other files)")
     files = tuple(_look_at(path, path.relative_to(folder)) for path in pictures)
-    return PictureList(source=_text(folder.resolve()), files=files, skipped=skipped)
+    return PictureList(source=as_text(folder.resolve()), files=files, skipped=skipped)
 
 
 def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:
@@ -77,10 +77,10 @@ def _look_at(path: Path, name: Path) -> PictureFile:
     try:
         found = path.stat()
     except OSError:
-        return PictureFile(name=_text(name), path=path, size_bytes=None, mtime_ns=None)
-    return PictureFile(name=_text(name), path=path, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+        return PictureFile(name=as_text(name), path=path, size_bytes=None, mtime_ns=None)
+    return PictureFile(name=as_text(name), path=path, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
-def _text(path: Path) -> str:
-    """Return a path as text that a table can hold: Linux lets names be any bytes."""
+def as_text(path: str | Path) -> str:
+    """Return a path, or what is said of one, as text that a table can hold: Linux lets names be any bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

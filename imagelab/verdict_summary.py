@@ -47,8 +47,8 @@ def summarise(
 ) -> VerdictSummary:
     """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
 
-    The interval is Wilson's score interval. Raises InvalidValueError for
-    sequences of unlike lengths, an unknown status or an ok picture without a score.
+    The interval is Wilson's score interval. Raises InvalidValueError for sequences of unlike lengths, an unknown status
+    or an ok picture without a score.
 
     >>> summary = summarise(["ok", "no_face", "ok"], [0.75, None, 0.25], [True, False, False])
     >>> summary.mean_similarity, summary.ok, summary.total
@@ -88,3 +88,8 @@ def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:
         [verdict.similarity_score for verdict in given],
         [verdict.is_consistent for verdict in given],
     )
+
+
+def ok_scores(verdicts: Iterable[Verdict]) -> list[float]:
+    """Return the similarities of those pictures whose status is ok: the others have none, and none of theirs is 0."""
+    return [one.similarity_score for one in verdicts if one.status == "ok" and one.similarity_score is not None]

@@ -8,8 +8,8 @@ calibration.threshold.value, calibration.fmr, calibration.describe()
 from imagelab.calibration.curves import Curve, error_curve
 from imagelab.calibration.fitting import calibrate
 from imagelab.calibration.intervals import Estimate
+from imagelab.calibration.realised import Promise, RealisedRates, check_promises, realised_rates
 from imagelab.calibration.scores import Scores
-from imagelab.calibration.separation import Separation, leave_one_out, separate
 from imagelab.calibration.store import read_calibration, write_calibration
 from imagelab.calibration.values import Calibration, OperatingPoint, Sample, needed_impostors
 
@@ -18,14 +18,15 @@ __all__ = [
     "Curve",
     "Estimate",
     "OperatingPoint",
+    "Promise",
+    "RealisedRates",
     "Sample",
     "Scores",
-    "Separation",
     "calibrate",
+    "check_promises",
     "error_curve",
-    "leave_one_out",
     "needed_impostors",
     "read_calibration",
-    "separate",
+    "realised_rates",
     "write_calibration",
 ]

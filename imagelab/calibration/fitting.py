@@ -41,8 +41,8 @@ def calibrate(
     `fmr` and `fnmr` are those of the threshold that was chosen, on new pictures; the other numbers are estimates of
     what endless pictures would give.
 
-    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite, fewer than two of
-    either kind, and a limit on the FMR that the impostors can't show to be kept (`needed_impostors`).
+    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite, fewer than two
+    pictures of either kind, and a limit on the FMR that the impostors can't show to be kept (`needed_impostors`).
 
     >>> calibration = calibrate([0.8, 0.9, 0.7, 0.75], [0.1, 0.2, 0.3, 0.05])
     >>> calibration.threshold.value, calibration.auroc.value
@@ -54,8 +54,8 @@ def calibrate(
     check_whole(seed, "seed", 0, 2**64 - 1)
     own, others = as_scores(genuine, "the character"), as_scores(impostor, "others")
     for name, scores in (("genuine scores", own), ("impostor scores", others)):
-        if len(scores) < 2:
-            raise InvalidValueError(name, scores.values.tolist(), "at least two: one shows no spread")
+        if len(np.unique(scores.picture_keys)) < 2:
+            raise InvalidValueError(name, scores.values.tolist(), "of at least two pictures: one shows no spread")
     plan = plan_resamples(own, others)
     samples = _sample(own), _sample(others)
     _refuse_unsupported(chosen, samples[1])
@@ -97,7 +97,7 @@ def _sample(scores: Scores) -> Sample:
 def _refuse_unsupported(policy: Policy, impostor: Sample) -> None:
     if policy.kind != "fmr" or policy.limit is None:
         return
-    needed, there = needed_impostors(policy.limit), _independent(impostor)
+    needed, there = needed_impostors(policy.limit), impostor.independent
     if there < needed:
         lowest = 3 / there
         raise InvalidValueError(
@@ -106,11 +106,6 @@ def _refuse_unsupported(policy: Policy, impostor: Sample) -> None:
             f"a rate that {there} impostor pictures can show, {lowest:.2g} or more: "
             f"this one needs {needed} impostor pictures (3 / rate)",
         )
-
-
-def _independent(sample: Sample) -> int:
-    """Count what errs by itself: pairs that share a picture don't, however many they are."""
-    return min(sample.scores, sample.pictures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -186,7 +181,7 @@ class _Fit:
 
     def operating_point(self, target: float, impostor: Sample) -> OperatingPoint:
         needed = needed_impostors(target)
-        if _independent(impostor) < needed:
+        if impostor.independent < needed:
             return OperatingPoint(fmr=target, supported=False, needed=needed, threshold=None, fnmr=None)
         index, column = int(curves.choose(self.curve, Policy(kind="fmr", limit=target))), FMR_TARGETS.index(target)
         return OperatingPoint(

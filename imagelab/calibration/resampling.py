@@ -40,7 +40,7 @@ class Plan:
         """Return the degrees of freedom of what is computed from scores of these units."""
         ends = np.cumsum(self.groups)
         drawn = np.unique(np.searchsorted(ends, np.unique(units), side="right"))
-        return min(self.groups[int(group)] for group in drawn) - 1
+        return max(1, min(self.groups[int(group)] for group in drawn) - 1)
 
 
 def plan_resamples(genuine: Scores, impostor: Scores) -> Plan:

@@ -51,6 +51,7 @@ def spread(
         moments = _moments(own, shares[0]), _moments(others, shares[1])
         at_targets = [curves.choose(curve, Policy(kind="fmr", limit=target)) for target in targets]
         rows = np.arange(len(fnmr))
+        nothing = np.where(np.isnan(fnmr[:, 0]) | np.isnan(tnr[:, 0]), np.nan, 0.0)  # drawn: no threshold either
         chunks.append(
             Spread(
                 auroc=curves.auroc(curve),
@@ -58,12 +59,12 @@ def spread(
                 impostor_auroc=shares[1] @ placements[1],
                 eer=curves.equal_error_rate(curve),
                 d_prime=curves.d_prime(*moments),
-                threshold=thresholds[curves.choose(curve, policy)],
+                threshold=thresholds[curves.choose(curve, policy)] + nothing,
                 fmr=curve.fmr[:, chosen],
                 fnmr=curve.fnmr[:, chosen],
                 genuine_mean=moments[0][0],
                 impostor_mean=moments[1][0],
-                target_thresholds=np.stack([thresholds[index] for index in at_targets], axis=-1),
+                target_thresholds=np.stack([thresholds[index] + nothing for index in at_targets], axis=-1),
                 target_fnmrs=np.stack([curve.fnmr[rows, index] for index in at_targets], axis=-1),
             )
         )

@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from imagelab.calibration.intervals import Estimate
 from imagelab.checks import check_number
 from imagelab.results import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 FMR_TARGETS = (0.1, 0.01, 0.001, 0.0001)
@@ -20,6 +23,11 @@ class Sample(Record):
     pictures: int
     characters: int
     resampled: Literal["pictures", "characters"]  # of which others the intervals tell
+
+    @property
+    def independent(self) -> int:
+        """Count what errs by itself: pairs that share a picture don't, however many they are."""
+        return min(self.scores, self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +76,23 @@ class Calibration(Record):
             f"{self.impostor.scores} impostor scores: at {self.threshold.value:.3f} or above, "
             f"FMR {_percent(self.fmr)} and FNMR {_percent(self.fnmr)} ({self.confidence:.0%} intervals)"
         )
+
+    def operating_table(self) -> "pd.DataFrame":
+        """Return a row an operating point; one that the impostors can't show says so in place of its numbers."""
+        import pandas as pd  # slow to import, and only notebooks want tables
+
+        there = self.impostor.independent
+        rows = [
+            {
+                "FMR at most": f"{100 * point.fmr:g} %",
+                "impostor pictures needed": point.needed,
+                "there": there,
+                "threshold": str(point.threshold) if point.threshold else f"unknown: {point.needed - there} too few",
+                "FNMR at it": _percent(point.fnmr) if point.fnmr else "unknown",
+            }
+            for point in self.operating_points
+        ]
+        return pd.DataFrame(rows).set_index("FMR at most")
 
 
 def _percent(rate: Estimate) -> str:

@@ -61,9 +61,8 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
             yield _attempt(_references(profile, name), partial(_look_at_pictures, source), "warning")
     yield from _controls(configs, profile, dtype)
     for name, encoder in profile.encoders.items():
-        whose = encoder if encoder.pack is None else encoder.pack
-        if whose.source:
-            yield _files(f"{profile.name}: encoder {name}", whose.source, missing="note")
+        if model := encoder.source or (encoder.pack.source if encoder.pack else None):
+            yield _files(f"{profile.name}: encoder {name}", model, missing="note")
 
 
 def _controls(configs: Configs, profile: Profile, dtype: str) -> Iterator[Check]:

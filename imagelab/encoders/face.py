@@ -48,7 +48,8 @@ class ArcFaceEncoder:
     def look(self, picture: Picture, side_px: int, margin: float) -> tuple[FaceReading, Image.Image | None]:
         """Return the face that a picture is judged by, cut out and turned upright; None where there is none."""
         reading, rgb = self._read(picture)
-        crop = None if reading.face is None or rgb is None else crop_face(rgb, reading.face, side_px, margin)
+        usable = reading.embedding is not None and reading.face is not None and rgb is not None
+        crop = crop_face(rgb, reading.face, side_px, margin) if usable else None  # type: ignore[arg-type]
         return reading, crop
 
     @property

@@ -5,6 +5,7 @@ from imagelab.reference_audit.coverage import ASPECTS, Coverage, measure_coverag
 from imagelab.reference_audit.duplicates import Duplicate, find_duplicates
 from imagelab.reference_audit.outliers import Outliers, find_outliers
 from imagelab.reference_audit.report import AuditedReference, ReferenceAudit, audit_references
+from imagelab.reference_audit.templates import template_table
 
 __all__ = [
     "ASPECTS",
@@ -20,4 +21,5 @@ __all__ = [
     "find_outliers",
     "measure_confusion",
     "measure_coverage",
+    "template_table",
 ]

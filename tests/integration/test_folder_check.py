@@ -14,7 +14,7 @@ from PIL import Image
 from imagelab import cli
 from imagelab.calibration import calibrate
 from imagelab.consistency import CharacterConsistencyChecker
-from imagelab.errors import InvalidValueError
+from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.faces import FaceLimits
 from imagelab.folder_check import check_folder
 from imagelab.references import CharacterReferenceManager
@@ -145,15 +145,40 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
 
 
 def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):
-    calibration = calibrate(
-        [0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=50, encoder=checker.encoder.label, character_name="luca"
-    )
+    of_these = {"encoder": checker.encoder.label, "references_sha256": luca.references_sha256}
+    calibration = calibrate([0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=100, **of_these)
     output = tmp_path / "check.parquet"
     result = check_folder(folder, luca, output, checker=checker, calibrations={"luca": calibration})
     assert result.table["calibrated_luca"].all()
     assert set(result.table["threshold_luca"]) == {calibration.threshold.value}
+    assert "luca, from 0.500 on (calibrated: eer at 0.500" in result.to_text()
     with pytest.raises(InvalidValueError, match=r"calibrations\.luca was eer"):
         check_folder(folder, luca, output, checker=checker, calibrations={"luca": None})
+
+
+def test_a_calibration_of_other_references_or_of_nobody_is_refused(checker, luca, folder, tmp_path):
+    foreign = calibrate([0.9, 0.8], [0.1, 0.2], resamples=100, encoder=checker.encoder.label, references_sha256="ab")
+    with pytest.raises(InvalidValueError, match="calibrate again"):
+        check_folder(folder, luca, tmp_path / "a.parquet", checker=checker, calibrations={"luca": foreign})
+    with pytest.raises(UnknownNameError, match="did you mean 'luca'"):
+        check_folder(folder, luca, tmp_path / "a.parquet", checker=checker, calibrations={"lucca": foreign})
+
+
+def test_a_name_of_any_bytes_and_a_link_to_itself_end_nothing(checker, luca, folder, tmp_path):
+    (folder / os.fsdecode(b"bad\xff.png")).write_text("not a picture")
+    (folder / "loop.png").symlink_to("loop.png")
+    table = check_folder(folder, luca, tmp_path / "check.parquet", checker=checker, threshold=0.65).table
+    assert set(table.set_index("file").loc[["bad\\xff.png", "loop.png"], "status"]) == {"decode_error"}
+
+
+def test_a_file_that_could_not_be_read_is_looked_at_again(checker, luca, folder, tmp_path):
+    given = {"checker": checker, "threshold": 0.65}
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(tmp_path / "away.png")
+    assert check_folder(folder, luca, tmp_path / "check.parquet", **given).table["status"].iloc[0] == "decode_error"
+    shutil.copy(min(LUCA.glob("*.png")), tmp_path / "away.png")
+    again = check_folder(folder, luca, tmp_path / "check.parquet", **given)
+    assert again.table["status"].iloc[0] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 
+from imagelab.calibration import read_calibration
 from imagelab.errors import NotebookError
 from imagelab.glue import SCRAP_TYPE, read_scraps
 from imagelab.imagefiles import read_record
@@ -17,9 +18,10 @@ SMALL = {
     "10_generate_character": {"device": "cpu", "presets": ["draft"], "seed": 7},
     "11_compose_loras": {"device": "cpu", "loras": ["portorosso_town"], "weights": [0.0, 1.0]},
     "12_guide_with_controlnet": {"device": "cpu", "controls": ["pose", "canny"], "scales": [1.0]},
-    "20_build_references": {"device": "cpu", "character": "alberto"},
+    "20_build_references": {"device": "cpu", "character": "alberto", "others": ["luca"]},
     "21_analyse_consistency": {"device": "cpu", "num_images": 2},
     "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
+    "23_calibrate_threshold": {"device": "cpu", "num_images": 2},
     "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
     "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
 }
@@ -125,6 +127,23 @@ def test_references_are_stored_where_they_are_asked_for(run):
     stored = run("20_build_references").pictures / "references/puppet_face/alberto.npz"
 
     assert stored.is_file()
+
+
+def test_calibration_is_stored_beside_the_references_with_what_it_stands_on(run):
+    done = run("23_calibrate_threshold")
+    stored = read_calibration(done.pictures / "references/puppet_face/luca.calibration.json")
+    metrics = read_scraps(done.notebook)["metrics"]
+
+    assert (stored.genuine.scores, stored.impostor.scores) == (2, 6)
+    assert metrics["run"]["calibration"]["threshold"]["value"] == stored.threshold.value
+    assert [promise["rate"] for promise in metrics["promises"]] == ["FMR", "FNMR"]
+
+
+def test_every_genuine_picture_counts_once_in_each_respect(run):
+    conditions = read_scraps(run("21_analyse_consistency").notebook)["metrics"]["conditions"]
+
+    for aspect in ("pose", "expression", "scene"):
+        assert sum(one["total"] for one in conditions if one["aspect"] == aspect) == 2
 
 
 def test_other_seed_changes_every_line_about_a_picture(run, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from imagelab.notebooks import read_parameters
 
 ROOT = Path(__file__).parents[2]
-ORDER = re.compile(r"title parameters setup load run( text look){1,4} check summary glue")
+ORDER = re.compile(r"title parameters setup load run( text look){1,5} check summary glue")
 MAX_CODE_CELLS, MAX_LINES = 12, 15
 
 
@@ -57,6 +57,7 @@ def test_the_notebooks_of_the_main_job_are_there():
         "20_build_references",
         "21_analyse_consistency",
         "22_filter_batches",
+        "23_calibrate_threshold",
     }
 
     assert names <= {path.stem for path in tracked_notebooks()}

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, norm
+from scipy.stats import binomtest, bootstrap, norm
 from sklearn.metrics import det_curve, roc_auc_score
 
 from imagelab.calibration import (
     Scores,
     calibrate,
+    check_promises,
     error_curve,
-    leave_one_out,
     needed_impostors,
     read_calibration,
-    separate,
+    realised_rates,
     write_calibration,
 )
 from imagelab.calibration import curves as curves_module
@@ -170,8 +170,8 @@ def test_pairs_of_few_pictures_do_not_pass_for_many_impostors():
 @pytest.mark.parametrize(
     ("genuine", "impostor", "options", "error", "message"),
     [
-        ([], [0.1, 0.2], {}, InvalidValueError, "genuine scores must be at least two"),
-        ([0.8, 0.9], [], {}, InvalidValueError, "impostor scores must be at least two"),
+        ([], [0.1, 0.2], {}, InvalidValueError, "genuine scores must be of at least two"),
+        ([0.8, 0.9], [], {}, InvalidValueError, "impostor scores must be of at least two"),
         ([0.8, math.nan], [0.1, 0.2], {}, InvalidValueError, "finite; leave out pictures"),
         ([0.8, None], [0.1, 0.2], {}, InvalidValueError, "finite; leave out pictures"),
         ([0.8, "x"], [0.1, 0.2], {}, InvalidValueError, "numbers"),
@@ -187,6 +187,25 @@ def test_pairs_of_few_pictures_do_not_pass_for_many_impostors():
 def test_what_cannot_be_calibrated_is_refused_by_name(genuine, impostor, options, error, message):
     with pytest.raises(error, match=message):
         calibrate(genuine, impostor, **options)
+
+
+def test_several_scores_of_one_picture_are_refused():
+    one = Scores(values=[0.8, 0.7, 0.9], pictures=[["a"]] * 3, characters=[["luca"]] * 3)
+    with pytest.raises(InvalidValueError, match="of at least two pictures"):
+        calibrate(one, [0.1, 0.2, 0.3, 0.85])
+
+
+def test_resamples_that_drew_nothing_move_no_threshold():
+    pairs = [["a", "b"], ["a", "c"], ["b", "c"]]
+    few = Scores(values=[0.8, 0.85, 0.9], pictures=pairs, characters=[["luca", "luca"]] * 3)
+    resampled = plan_resamples(few, others := as_scores(np.linspace(-0.2, 0.4, 60), "others"))
+    weights = next(draw_weights(resampled, 400, 0))
+    curve = error_curve(few.values, others.values)
+    found = spread(few.values, others.values, [weights], curve.thresholds, parse_policy("eer"), 0, (0.1,))
+    empty = weights[0].sum(axis=1) == 0
+    assert empty.any()
+    assert np.array_equal(np.isnan(found.threshold), empty)
+    assert np.array_equal(np.isnan(found.target_thresholds[:, 0]), empty)
 
 
 def test_a_policy_that_only_refusing_everything_would_keep_is_refused():
@@ -360,36 +379,43 @@ def test_the_same_seed_gives_the_same_calibration():
 
 
 def test_rates_at_the_threshold_count_what_is_refused_and_what_is_accepted():
-    separation = separate([0.8, 0.7, 0.6, 0.2], [0.7, 0.1], 0.7)
+    rates = realised_rates([0.8, 0.7, 0.6, 0.2], [0.7, 0.1], 0.7)
 
-    assert separation.fnmr == 0.5, "a score at the threshold is accepted"
-    assert separation.fmr == 0.5
-
-
-@settings(deadline=None)  # the first call imports scikit-learn
-@given(tied, tied)
-def test_auroc_is_the_chance_that_a_genuine_score_is_above_an_impostors(genuine, impostors):
-    pairs = [(a > b) + (a == b) / 2 for a in genuine for b in impostors]
-
-    assert separate(genuine, impostors, 0).auroc == pytest.approx(np.mean(pairs))
+    assert rates.fnmr.value == 0.5, "a score at the threshold is accepted"
+    assert rates.fmr.value == 0.5
+    assert (rates.genuine, rates.impostor) == (4, 2)
 
 
-@pytest.mark.parametrize(("genuine", "impostors"), [([], [0.1]), ([0.9], []), ([], [])])
-def test_without_either_the_rates_are_unknown(genuine, impostors):
-    separation = separate(genuine, impostors, 0.5)
+@pytest.mark.parametrize("refused", [0, 1, 5, 20])
+def test_rates_have_wilsons_intervals(refused):
+    rates = realised_rates([0.1] * refused + [0.9] * (20 - refused), [0.0], 0.5)
+    wilson = binomtest(refused, 20).proportion_ci(0.95, method="wilson")
 
-    assert all(math.isnan(rate) for rate in (separation.auroc, separation.eer, separation.fnmr, separation.fmr))
-
-
-# references among themselves
+    assert (rates.fnmr.low, rates.fnmr.high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
 
 
-def test_leave_one_out_finds_the_stranger():
-    embeddings = np.array([[1, 0, 0], [1, 0.1, 0], [0, 0, 1]], np.float32)
-    left_out = leave_one_out(embeddings)
+def test_without_scores_a_rate_is_unknown_and_not_0():
+    rates = realised_rates([], [0.1], 0.5)
 
-    assert min(left_out) == left_out[2] == pytest.approx(0, abs=1e-6)
+    assert rates.fnmr is None
+    assert rates.fmr.value == 0
 
 
-def test_a_single_reference_has_no_others_to_agree_with():
-    assert math.isnan(leave_one_out(np.ones((1, 3), np.float32))[0])
+def test_a_promise_is_kept_when_new_scores_err_as_the_interval_says():
+    calibration = calibrate([0.8, 0.9, 0.7, 0.75] * 25, [0.1, 0.2, 0.3, 0.05] * 25, resamples=100)
+    fmr, fnmr = check_promises(calibration, [0.1] * 10 + [0.9] * 10, [0.1] * 20)
+
+    assert fmr.kept
+    assert not fnmr.kept
+    assert fnmr.realised.value == 0.5
+    assert check_promises(calibration, [], [0.1])[1].kept is None
+
+
+def test_table_of_operating_points_says_what_is_unknown_and_how_many_are_missing():
+    rng = np.random.default_rng(0)
+    table = calibrate(rng.normal(0.7, 0.1, 40), rng.normal(0.3, 0.1, 40), resamples=100).operating_table()
+
+    assert list(table.index) == ["10 %", "1 %", "0.1 %", "0.01 %"]
+    assert "[" in table.loc["10 %", "threshold"]
+    assert table.loc["1 %", "threshold"] == "unknown: 260 too few"
+    assert table.loc["1 %", "FNMR at it"] == "unknown"

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from imagelab.calibration import calibrate
-from imagelab.calibration_plots import det_figure, paired_figure, roc_figure, score_histogram
+from imagelab.calibration_plots import condition_figure, det_figure, paired_figure, roc_figure, score_histogram
+from imagelab.conditions import ConditionSummary
 from imagelab.experiments import compare_paired
 
 
@@ -32,6 +33,33 @@ def test_histogram_counts_both_kinds_and_marks_both_thresholds(scores, calibrati
     assert "impostor (n = 200)" in texts(figure)
     assert "configured: 0.65" in texts(figure)
     assert f"calibrated, eer: {calibration.threshold.value:.2f}" in texts(figure)
+
+
+def test_histogram_names_each_of_several_configured_thresholds(scores):
+    figure = score_histogram(*scores, configured={"consistency": 0.65, "batch": 0.7})
+
+    assert "consistency: 0.65" in texts(figure)
+    assert "batch: 0.70" in texts(figure)
+
+
+def summary(aspect, condition, ok, mean, low, high):
+    rates = {"detection_low": 0.0, "detection_high": 1.0, "consistent": 0}
+    return ConditionSummary(aspect=aspect, condition=condition, total=4, ok=ok, mean=mean, low=low, high=high, **rates)
+
+
+def test_conditions_stand_under_their_aspects_with_how_many_pictures_count():
+    rows = [
+        summary("pose", "standing", 4, 0.8, 0.7, 0.9),
+        summary("pose", "running", 1, 0.5, None, None),
+        summary("scene", "at night", 0, None, None, None),
+    ]
+    figure = condition_figure(rows, 0.65)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["standing", "running", "at night"]
+    assert texts(figure) == "threshold 0.65 | n/N | 4/4 | pose | 1/4 | 0/4 | scene"
+    assert [line.get_markerfacecolor() for line in dots] == [dots[0].get_color(), "white"]
+    assert condition_figure([]).axes[0].texts[0].get_text() == "no conditions"
 
 
 def test_kinds_differ_in_hatch_and_not_in_colour_alone(scores):

@@ -9,7 +9,7 @@ from PIL import Image
 from imagelab.errors import InvalidValueError
 from imagelab.face_light import FaceLight
 from imagelab.faces import FaceEncoderId
-from imagelab.reference_audit import audit_references
+from imagelab.reference_audit import audit_references, template_table
 from imagelab.reference_plots import audit_sheet, confusion_matrix, pose_coverage
 from imagelab.reference_store import CharacterReferences, Provenance, ReferenceFace, ReferencePicture
 
@@ -84,3 +84,18 @@ def test_the_matrix_names_the_most_confused_pair():
     figure = confusion_matrix(audit_references(ANA, [BEN]).confusion)
     assert "ana and ben" in figure.axes[0].get_xlabel()
     assert confusion_matrix(audit_references(ANA).confusion).axes[0].texts[0].get_text().startswith("no other")
+
+
+def test_template_table_marks_the_chosen_one_and_ends_with_what_auto_chose_by():
+    choice = replace(ANA.provenance.template, kind="max", eer={"mean": 0.2, "medoid": 0.4, "max": 0.0})
+    table = template_table(CharacterReferences.of(replace(ANA.provenance, template=choice), ANA.embeddings))
+
+    assert list(table.columns) == ["mean", "medoid", "max, chosen"]
+    assert list(table.iloc[-1]) == [0.2, 0.4, 0.0]
+    assert table.loc["ana_4.png"].max() < 0, "the stranger"
+
+
+def test_template_table_of_a_single_reference_knows_no_scores():
+    one = replace(ANA.provenance, pictures=ANA.provenance.pictures[:1])
+
+    assert template_table(CharacterReferences.of(one, ANA.embeddings[:1])).isna().all(axis=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from imagelab.errors import InvalidValueError
 from imagelab.results import Verdict
-from imagelab.verdict_summary import summarise, summarise_verdicts
+from imagelab.verdict_summary import ok_scores, summarise, summarise_verdicts
 
 OTHERS = ("no_face", "several_faces", "low_quality", "decode_error")
 cosines = st.floats(-1, 1)
@@ -79,3 +79,9 @@ def test_scores_that_mean_different_things_are_not_averaged(change):
 def test_what_does_not_fit_together_is_refused(given, said):
     with pytest.raises(InvalidValueError, match=said):
         summarise(*given)
+
+
+def test_scores_are_those_of_ok_pictures_alone_in_their_order():
+    given = [verdict(score=0.7), verdict("no_face", None), verdict("low_quality", None), verdict(score=0.2)]
+
+    assert ok_scores(given) == [0.7, 0.2]

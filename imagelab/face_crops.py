@@ -1,19 +1,19 @@
 """The crop of a face that the recogniser looks at, and how sharp it is."""
 
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.rgb import Rgb
 
-Bgr = NDArray[np.uint8]  # (h, w, 3), blue first, as OpenCV and insightface want it
+Bgr = NewType("Bgr", NDArray[np.uint8])  # (h, w, 3), blue first, as OpenCV and insightface want it
 _CROP_PX = 112  # of the sides that insightface's landmark positions are for
 
 
 def to_bgr(rgb: Rgb) -> Bgr:
     """Return a picture as (h, w, 3) BGR: the one place where the order changes."""
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+    return Bgr(np.ascontiguousarray(rgb[:, :, ::-1]))
 
 
 def alignment(landmarks: NDArray[np.float32], side_px: int) -> NDArray[np.float64] | None:
@@ -39,7 +39,7 @@ def crop(bgr: Bgr, matrix: NDArray[np.float64], side_px: int) -> Bgr:
     """Cut a face out, upright; black where the picture ends, as insightface does it."""
     import cv2
 
-    return np.asarray(cv2.warpAffine(bgr, matrix, (side_px, side_px), borderValue=0.0), np.uint8)
+    return Bgr(np.asarray(cv2.warpAffine(bgr, matrix, (side_px, side_px), borderValue=0.0), np.uint8))
 
 
 def sharpness(crop: Bgr, matrix: NDArray[np.float64], picture_px: tuple[int, int]) -> float:

@@ -1,7 +1,7 @@
 """Faces as values: how good each one is, which of several counts, and why a picture has none to be judged by."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -132,6 +132,16 @@ class FaceReading:
     embedding: Embedding | None = None  # (d,), norm 1; there if and only if status is ok
     face: Face | None = None  # that is judged; of low quality, the largest that was refused
     reason: str = ""  # why the status isn't ok, where there is more to say
+
+
+def face_choice(several: SeveralFaces, limits: FaceLimits) -> str:
+    """Say in a line which face of a picture counts: a threshold fitted to one choice holds for no other.
+
+    >>> face_choice("largest", FaceLimits(min_score=0.6))
+    'largest with min_face_px 16, min_score 0.6, min_visible_fraction 0.5'
+    """
+    asked = {item.name: getattr(limits, item.name) for item in fields(limits)}
+    return f"{several} with {', '.join(f'{name} {value:g}' for name, value in asked.items() if value is not None)}"
 
 
 def read_faces(

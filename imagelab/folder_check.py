@@ -14,7 +14,7 @@ from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, R
 from imagelab.config import pick
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
-from imagelab.faces import FaceLimits, FacesFound, read_found
+from imagelab.faces import FaceLimits, FacesFound, face_choice, read_found
 from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
@@ -112,9 +112,10 @@ def _calibrated(
         references = pick("calibrated character", by_name, name)
         if calibration is None:
             continue
-        made_with = (calibration.encoder, calibration.references_sha256)
-        if made_with != (checker.encoder.label, references.references_sha256):
-            expected = f"of {checker.encoder.label} and the references in use: calibrate again"
+        chosen = face_choice(checker.several, checker.limits or configured_limits(checker.configs, name))
+        made_with = (calibration.encoder, calibration.references_sha256, calibration.face_choice)
+        if made_with != (checker.encoder.label, references.references_sha256, chosen):
+            expected = f"of {checker.encoder.label}, the references in use and {chosen}: calibrate again"
             raise InvalidValueError(f"calibration of {name}", calibration.describe(), expected)
         found[name] = calibration
     return found

@@ -16,7 +16,7 @@ from imagelab.head_pose import head_pose
 from imagelab.imagefiles import checked_path, perceptual_hash, pixels_sha256
 from imagelab.models import file_sha256
 from imagelab.reference_store import ReferenceFace, ReferencePicture
-from imagelab.rgb import Picture, to_rgb
+from imagelab.rgb import Picture, Rgb, to_rgb
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _FIX = "Give each picture once, with exactly one clear face in it"
@@ -95,7 +95,7 @@ def _free_name(picture: Picture, index: int, taken: Collection[str]) -> str:
     return name
 
 
-def _describe(picture: Picture, name: str, rgb: NDArray[np.uint8], pixels: str, face: Face) -> ReferencePicture:
+def _describe(picture: Picture, name: str, rgb: Rgb, pixels: str, face: Face) -> ReferencePicture:
     image = Image.fromarray(rgb)
     sha256, path = pixels, None
     if isinstance(picture, str | os.PathLike):
@@ -113,7 +113,7 @@ def _describe(picture: Picture, name: str, rgb: NDArray[np.uint8], pixels: str, 
     )
 
 
-def _describe_face(rgb: NDArray[np.uint8], face: Face) -> ReferenceFace:
+def _describe_face(rgb: Rgb, face: Face) -> ReferenceFace:
     yaw, pitch, roll = (round(angle, 2) for angle in head_pose(face.landmarks))
     return ReferenceFace(
         detector_score=round(face.score, 6),

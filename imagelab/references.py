@@ -20,7 +20,7 @@ from imagelab.arcface import FaceEncoder
 from imagelab.calibration import Calibration, calibrate, read_calibration, write_calibration
 from imagelab.config import Configs, Profile, load_configs, project_root
 from imagelab.errors import ImageLabError, InvalidValueError, ReferenceStoreError, UnknownNameError
-from imagelab.faces import Face, FaceEncoderId, FaceLimits, FaceReading, SeveralFaces, read_faces
+from imagelab.faces import Face, FaceEncoderId, FaceLimits, FaceReading, SeveralFaces, face_choice, read_faces
 from imagelab.imagefiles import checked_path
 from imagelab.models import resolve_source
 from imagelab.reference_calibration import CalibrationRun, calibration_label, score_pictures
@@ -277,6 +277,7 @@ class CharacterReferenceManager:
             encoder=references.provenance.encoder.label,
             character_name=character_name,
             references_sha256=references.references_sha256,
+            face_choice=face_choice(self._several, self._limits(character_name)),
         )
         check_threshold(calibration.threshold.value)
         write_calibration(path, calibration)
@@ -334,6 +335,7 @@ class CharacterReferenceManager:
             encoder=references.provenance.encoder.label,
             character_name=references.character_name,
             references_sha256=references.references_sha256,
+            face_choice=face_choice(self._several, self._limits(references.character_name)),
         )
 
     def _limits(self, character_name: str) -> FaceLimits:

@@ -31,6 +31,7 @@ def calibrate(
     encoder: str | None = None,
     character_name: str | None = None,
     references_sha256: str | None = None,
+    face_choice: str | None = None,
 ) -> Calibration:
     """Choose a threshold by a policy, and say how well it and any other part genuine scores from impostors'.
 
@@ -54,7 +55,7 @@ def calibrate(
     check_whole(seed, "seed", 0, 2**64 - 1)
     own, others = as_scores(genuine, "the character"), as_scores(impostor, "others")
     for name, scores in (("genuine scores", own), ("impostor scores", others)):
-        if len(np.unique(scores.picture_keys)) < 2:
+        if min(len(scores), len(np.unique(scores.picture_keys))) < 2:
             raise InvalidValueError(name, scores.values.tolist(), "of at least two pictures: one shows no spread")
     plan = plan_resamples(own, others)
     samples = _sample(own), _sample(others)
@@ -81,6 +82,7 @@ def calibrate(
         encoder=encoder,
         character_name=character_name,
         references_sha256=references_sha256,
+        face_choice=face_choice,
     )
 
 
@@ -175,7 +177,7 @@ class _Fit:
     def d_prime(self) -> Estimate | None:
         moments = [(scores.values.mean(), scores.values.var(ddof=1)) for scores in (self.own, self.others)]
         value = float(curves.d_prime(*moments))
-        if not np.isfinite(value):
+        if not np.isfinite(value) or not np.isfinite(self.spread.d_prime).any():  # two of each never vary once drawn
             return None
         return spread_interval(value, _variance(self.spread.d_prime), self.freedom, self.confidence)
 

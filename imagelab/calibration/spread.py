@@ -51,7 +51,7 @@ def spread(
         moments = _moments(own, shares[0]), _moments(others, shares[1])
         at_targets = [curves.choose(curve, Policy(kind="fmr", limit=target)) for target in targets]
         rows = np.arange(len(fnmr))
-        nothing = np.where(np.isnan(fnmr[:, 0]) | np.isnan(tnr[:, 0]), np.nan, 0.0)  # drawn: no threshold either
+        nothing = np.where(np.isnan(fnmr[:, -1]) | np.isnan(tnr[:, -1]), np.nan, 0.0)  # drawn: no threshold either
         chunks.append(
             Spread(
                 auroc=curves.auroc(curve),

@@ -32,11 +32,17 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def read_calibration(
-    path: Path, *, encoder: str | None = None, character_name: str | None = None, references_sha256: str | None = None
+    path: Path,
+    *,
+    encoder: str | None = None,
+    character_name: str | None = None,
+    references_sha256: str | None = None,
+    face_choice: str | None = None,
 ) -> Calibration:
     """Read a calibration, and see that it was made for what is given: a threshold holds for nothing else.
 
-    Raises CalibrationFileError for bytes that aren't one and for one of another encoder, character or references.
+    Raises CalibrationFileError for bytes that aren't one, and for one of another encoder, character, references or
+    choice of a picture's face.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -47,7 +53,10 @@ def read_calibration(
     except (InvalidValueError, UnicodeDecodeError) as error:
         reason = f"is damaged or no calibration ({shorten(str(error), 300)})"
         raise CalibrationFileError(path, reason, _REDO) from error
-    wanted = {"encoder": encoder, "character_name": character_name, "references_sha256": references_sha256}
+    wanted = {
+        "encoder": encoder, "character_name": character_name, "references_sha256": references_sha256,
+        "face_choice": face_choice,
+    }  # fmt: skip
     changed = [
         f"{name} was {getattr(found, name)}, is {now}"
         for name, now in wanted.items()

@@ -51,7 +51,7 @@ class Calibration(Record):
     fnmr: Estimate  # genuine ones that it refuses
     auroc: Estimate  # chance that a genuine score is above an impostor's
     eer: Estimate  # rate at which FMR and FNMR meet
-    d_prime: Estimate | None  # distance of the means in standard deviations; None where no score differs
+    d_prime: Estimate | None  # distance of the means in standard deviations; None where too few scores differ to say
     operating_points: tuple[OperatingPoint, ...]
     genuine: Sample
     impostor: Sample
@@ -61,6 +61,7 @@ class Calibration(Record):
     encoder: str | None = None
     character_name: str | None = None
     references_sha256: str | None = None  # of the references that the scores were computed with
+    face_choice: str | None = None  # which face of a picture was scored, and what it had to have
     schema_version: int = SCHEMA_VERSION
 
     def accepts(self, score: float) -> bool:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from imagelab.arcface import FaceEncoder
@@ -13,7 +11,7 @@ from imagelab.encoders.base import EncoderId, Picture, Reading, check_pictures, 
 from imagelab.errors import ImageFileError
 from imagelab.face_crops import alignment
 from imagelab.faces import Face, FaceLimits, FaceReading, SeveralFaces, read_faces
-from imagelab.rgb import to_rgb
+from imagelab.rgb import Rgb, to_rgb
 
 ALIGNED_PX = 112  # side of the frame that insightface aligns faces to
 
@@ -57,7 +55,7 @@ class ArcFaceEncoder:
         """Return all that decides which face is looked at."""
         return {"pack": self._faces.encoder.to_dict(), "limits": str(self._limits), "several": self._several}
 
-    def _read(self, picture: Picture) -> tuple[FaceReading, NDArray[np.uint8] | None]:
+    def _read(self, picture: Picture) -> tuple[FaceReading, Rgb | None]:
         try:
             rgb = to_rgb(picture)
         except ImageFileError:
@@ -75,7 +73,7 @@ class ArcFaceEncoder:
         self.close()
 
 
-def crop_face(rgb: NDArray[np.uint8], face: Face, side_px: int, margin: float) -> Image.Image | None:
+def crop_face(rgb: Rgb, face: Face, side_px: int, margin: float) -> Image.Image | None:
     """Cut a face out, turned upright and scaled as ArcFace aligns it, with more around it.
 
     `margin`: how much more on each side, in sides of ArcFace's own crop; 0 is that crop. Black beyond the picture.

@@ -15,9 +15,9 @@ from imagelab import cli
 from imagelab.calibration import calibrate
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
-from imagelab.faces import FaceLimits
+from imagelab.faces import FaceLimits, face_choice
 from imagelab.folder_check import check_folder
-from imagelab.references import CharacterReferenceManager
+from imagelab.references import CharacterReferenceManager, configured_limits
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"
@@ -145,7 +145,10 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
 
 
 def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):
-    of_these = {"encoder": checker.encoder.label, "references_sha256": luca.references_sha256}
+    chosen = face_choice("require_one", configured_limits(checker.configs, "luca"))
+    of_these = {
+        "encoder": checker.encoder.label, "references_sha256": luca.references_sha256, "face_choice": chosen,
+    }  # fmt: skip
     calibration = calibrate([0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=100, **of_these)
     output = tmp_path / "check.parquet"
     result = check_folder(folder, luca, output, checker=checker, calibrations={"luca": calibration})

@@ -110,7 +110,7 @@ def test_no_path_is_absolute(code_cells):
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
 
-    assert [text for text in texts if re.match(r"/|~|[A-Za-z]:[\\/]", text)] == []
+    assert [text for text in texts if re.match(r"/.|~|[A-Za-z]:[\\/]", text)] == []
 
 
 def test_parameters_are_annotated_commented_and_default_to_the_puppets(path):

@@ -345,6 +345,7 @@ def test_every_truncated_calibration_is_refused(tmp_path, calibration):
         ({"encoder": "clip"}, "encoder was puppet_faces, is clip"),
         ({"character_name": "alberto"}, "character_name was luca, is alberto"),
         ({"references_sha256": "cd" * 32}, "references_sha256 was abab"),
+        ({"face_choice": "best_match"}, "face_choice was None, is best_match"),
     ],
 )
 def test_a_calibration_of_something_else_is_stale(tmp_path, calibration, wanted, message):

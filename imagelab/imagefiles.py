@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB
 _WHITE = (255, 255, 255)
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # of Linux, NAME_MAX and PATH_MAX without its NUL
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+_filtering = threading.Lock()
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike[str], record: GenerationRecord | None = None) -> Path:
@@ -121,7 +124,7 @@ def upright_rgb(image: "Image.Image", background: tuple[int, int, int] = _WHITE)
 
     if image.mode not in _MODES:
         raise InvalidValueError("picture", f"mode {image.mode}", f"of a mode among {', '.join(_MODES)}")
-    with _damage_is_one_error(Path(getattr(image, "filename", "") or "a picture in memory")):
+    with _damage_is_one_error(Path(getattr(image, "filename", "") or "a picture in memory")), _own_warnings():
         image = ImageOps.exif_transpose(image)
     if image.mode == "I;16":
         image = _in_8_bits(image)
@@ -145,9 +148,23 @@ def _decode(path: Path) -> "Image.Image":
     with _damage_is_one_error(path):
         if not path.is_file():
             raise ImageFileError(path, "isn't a file" if path.exists() else "doesn't exist")
-        with Image.open(path, formats=_FORMATS) as image:
-            image.load()
+        with _own_warnings():
+            opened = Image.open(path, formats=_FORMATS)
+        with opened as image:
+            image.load()  # the long part: other threads needn't wait for it
             return image
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Make Pillow's warning of a huge picture an error; one thread at a time, as warning filters are every thread's."""
+    from PIL import Image
+
+    with _filtering, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # EXIF with a broken tag: the orientation is read all the same, if it is there.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+        yield
 
 
 @contextmanager
@@ -155,11 +172,7 @@ def _damage_is_one_error(path: Path) -> Iterator[None]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # EXIF with a broken tag: the orientation is read all the same, if it is there.
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
-            yield
+        yield
     except ImageFileError:
         raise
     except UnidentifiedImageError as error:

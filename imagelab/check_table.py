@@ -5,9 +5,7 @@ Every file of it says in its metadata what the check was asked for; rows that we
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +16,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceEncoderId, FaceLimits
 from imagelab.imagefiles import checked_path
 from imagelab.results import Record
+from imagelab.whole_file import whole_file
 
 SCHEMA_VERSION = 1
 QUALITY_COLUMNS = (
@@ -117,19 +116,12 @@ class CheckTable:
 
         schema = _schema(tuple(self.parameters.thresholds))
         schema = schema.with_metadata({_METADATA_KEY: self.parameters.to_json().encode()})
-        scratch = self._folder / f"{uuid.uuid4().hex}.tmp"
         try:
-            with scratch.open("xb") as stream:
+            with whole_file(path, scratch_folder=self._folder) as stream:
                 parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream)
-                stream.flush()
-                os.fsync(stream.fileno())  # else a power cut leaves the name without the content
-            scratch.replace(path)
         except OSError as error:
             expected = f"a file that can be written ({error.strerror or error})"
             raise InvalidValueError("output", str(self.path), expected) from error
-        finally:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
 
 
 def check_table_path(path: str | os.PathLike[str]) -> Path:

@@ -5,15 +5,15 @@ import hashlib
 import json
 import os
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.results import GenerationRecord
+from imagelab.whole_file import whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,21 +36,12 @@ def save_png(image: "Image.Image", path: str | os.PathLike[str], record: Generat
     written, InvalidValueError if the name doesn't end in .png.
     """
     path = check_png_path(path)
-    # Same folder: os.replace is atomic within a file system only.
-    scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("xb") as stream:
+        with whole_file(path) as stream:
             image.save(stream, format="PNG", pnginfo=_text_chunk(record))
-            _sync(stream)
-        scratch.replace(path)
     except OSError as error:
         fix = "Free some space there" if error.errno in _FULL_DISK else "Choose another path"
         raise ImageFileError(path, f"can't be written: {error.strerror or error}", fix) from error
-    finally:
-        # Also after a KeyboardInterrupt; after os.replace there is nothing left.
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
     return path
 
 
@@ -63,11 +54,6 @@ def _text_chunk(record: GenerationRecord | None) -> "PngInfo | None":
     # ASCII: tEXt is Latin-1, and readers disagree about iTXt.
     chunk.add_text(RECORD_KEY, json.dumps(record.to_dict(), allow_nan=False))
     return chunk
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())  # else a power cut leaves the name without the content
 
 
 def checked_path(value: object, name: str) -> Path:

@@ -7,10 +7,8 @@ and arrays of plain numbers and text only, so that reading it runs no pickle.
 import hashlib
 import io
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from imagelab.models import file_sha256
 from imagelab.reference_template import TemplateChoice, medoid
 from imagelab.results import Record
 from imagelab.similarity import Embedding, centroid, cosine
+from imagelab.whole_file import whole_file
 
 SCHEMA_VERSION = 2  # 1 knew neither the template's kind nor what a reference's face looks like
 _MAX_STORE_BYTES = 64 * 2**20  # 10,000 references are 20 MiB
@@ -149,19 +148,11 @@ def write_references(path: Path, references: CharacterReferences) -> None:
     """Write a store under its final name only when it is complete."""
     buffer = io.BytesIO()
     np.savez(buffer, embeddings=references.embeddings, provenance=np.array(references.provenance.to_json()))
-    scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("xb") as stream:
+        with whole_file(path) as stream:
             stream.write(buffer.getvalue())
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut leaves the name without the content
-        scratch.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ReferenceStoreError:

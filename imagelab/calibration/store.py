@@ -1,12 +1,10 @@
 """The file beside a character's references that keeps its calibration: one JSON object."""
 
-import os
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from imagelab.calibration.values import SCHEMA_VERSION, Calibration
 from imagelab.errors import CalibrationFileError, InvalidValueError, shorten
+from imagelab.whole_file import whole_file
 
 _MAX_BYTES = 2**20  # one is 3 KiB
 _REDO = "Calibrate again with these references and this encoder, or remove the file"
@@ -14,21 +12,13 @@ _REDO = "Calibrate again with these references and this encoder, or remove the f
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write a calibration under its final name only when it is complete; raises CalibrationFileError."""
-    scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("x", encoding="utf-8") as stream:
-            stream.write(calibration.to_json(indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut leaves the name without the content
-        scratch.replace(path)
+        with whole_file(path) as stream:
+            stream.write(f"{calibration.to_json(indent=2)}\n".encode())
     except OSError as error:
         raise CalibrationFileError(
             path, f"can't be written: {error.strerror or error}", "Choose another path"
         ) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def read_calibration(

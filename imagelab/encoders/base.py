@@ -2,21 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from imagelab.config.encoders import EncoderKind, EncoderRegion
 from imagelab.errors import InvalidValueError
 from imagelab.results import FaceStatus, Record
+from imagelab.rgb import Picture
 from imagelab.similarity import Embedding
-
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]  # a file, a PIL picture or (h, w, 3) RGB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

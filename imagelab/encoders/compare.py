@@ -13,10 +13,11 @@ from imagelab.calibration.intervals import spread_interval
 from imagelab.calibration.policies import parse_policy
 from imagelab.calibration.resampling import draw_weights, plan_resamples
 from imagelab.calibration.spread import spread
-from imagelab.encoders.base import EncoderId, IdentityEncoder, Picture
+from imagelab.encoders.base import EncoderId, IdentityEncoder
 from imagelab.encoders.scoring import Floats, Read, check_characters, read_pictures
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
+from imagelab.rgb import Picture
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,11 +7,11 @@ from PIL import Image
 
 from imagelab.arcface import FaceEncoder
 from imagelab.config import Profile
-from imagelab.encoders.base import EncoderId, Picture, Reading, check_pictures, combine_sha256, settings_sha256
+from imagelab.encoders.base import EncoderId, Reading, check_pictures, combine_sha256, settings_sha256
 from imagelab.errors import ImageFileError
 from imagelab.face_crops import alignment
 from imagelab.faces import Face, FaceLimits, FaceReading, SeveralFaces, read_faces
-from imagelab.rgb import Rgb, to_rgb
+from imagelab.rgb import Picture, Rgb, to_rgb
 
 ALIGNED_PX = 112  # side of the frame that insightface aligns faces to
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagelab.config import Encoder
-from imagelab.encoders.base import EncoderId, Picture, Reading, check_pictures, settings_sha256, text_sha256
+from imagelab.encoders.base import EncoderId, Reading, check_pictures, settings_sha256, text_sha256
 from imagelab.encoders.face import ArcFaceEncoder
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.pipeline import within_memory
 from imagelab.results import FaceStatus
-from imagelab.rgb import to_rgb
+from imagelab.rgb import Picture, to_rgb
 from imagelab.similarity import unit
 
 BATCH = 16

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from imagelab.calibration import Scores
 from imagelab.calibration.resampling import SEVERAL
-from imagelab.encoders.base import IdentityEncoder, Picture, Reading, check_pictures
+from imagelab.encoders.base import IdentityEncoder, Reading, check_pictures
 from imagelab.errors import InvalidValueError
+from imagelab.rgb import Picture
 
 Floats = NDArray[np.float64]
 

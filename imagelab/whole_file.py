@@ -1,0 +1,32 @@
+"""Files that are there complete or not at all."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path, *, scratch_folder: Path | None = None) -> Iterator[BinaryIO]:
+    """Give a stream whose content appears under `path` when the block has ended well.
+
+    What is being written lies in `scratch_folder`, on the same file system; by default beside it, under a hidden name,
+    in a folder that is made where there is none. Nothing of it is left after an error. Raises the system's OSError.
+    """
+    # Same folder: os.replace is atomic within a file system only.
+    name = f"{uuid.uuid4().hex}.tmp"
+    scratch = path.with_name(f".{name}") if scratch_folder is None else scratch_folder / name
+    try:
+        if scratch_folder is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut leaves the name without the content
+        scratch.replace(path)
+    finally:
+        # Also after a KeyboardInterrupt; after os.replace there is nothing left.
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from imagelab.imagefiles import pixels_sha256
 from imagelab.reference_store import CharacterReferences
 from imagelab.results import Record
 from imagelab.rgb import Picture, to_rgb
+from imagelab.similarity import check_threshold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,24 @@ def _read(picture: Picture, name: str, own: Mapping[str, str], read: Callable[[A
     if reference := own.get(pixels_sha256(Image.fromarray(rgb))):
         raise InvalidValueError("pictures", f"{name}, which is reference {reference}", "other pictures than references")
     return read(rgb)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThresholdInForce(Record):
+    """From which cosine on a picture shows a character, and what that was fitted by."""
+
+    value: float
+    calibration: Calibration | None = None  # None: it was given, or configured, and fitted by nothing
+
+    @property
+    def label(self) -> str | None:
+        """Return in a few words which calibration it is of; None where it is of none."""
+        return None if self.calibration is None else calibration_label(self.calibration)
+
+
+def as_threshold(given: float | ThresholdInForce) -> ThresholdInForce:
+    """Return a cosine as a threshold; raises InvalidValueError."""
+    return given if isinstance(given, ThresholdInForce) else ThresholdInForce(value=check_threshold(given))
 
 
 def calibration_label(calibration: Calibration) -> str:

@@ -23,7 +23,7 @@ from imagelab.errors import ImageLabError, InvalidValueError, ReferenceStoreErro
 from imagelab.faces import Face, FaceEncoderId, FaceLimits, FaceReading, SeveralFaces, face_choice, read_faces
 from imagelab.imagefiles import checked_path
 from imagelab.models import resolve_source
-from imagelab.reference_calibration import CalibrationRun, calibration_label, score_pictures
+from imagelab.reference_calibration import CalibrationRun, ThresholdInForce, as_threshold, score_pictures
 from imagelab.reference_pictures import embed_references, list_pictures
 from imagelab.reference_store import (
     CharacterReferences,
@@ -75,10 +75,12 @@ class FaceReader(Protocol):
         """Return all faces of a picture."""
 
 
-def configured_threshold(configs: Configs, character_name: str) -> float:
-    """Return from which cosine on a picture shows a character, by character_presets.yaml."""
+def configured_threshold(configs: Configs, character_name: str, *, batch: bool = False) -> float:
+    """Return from which cosine on a picture shows a character, by character_presets.yaml; `batch`: one of a batch."""
     character = configs.character_presets.characters.get(character_name)
-    return character.thresholds.consistency if character else DEFAULT_THRESHOLD
+    if character is None:
+        return DEFAULT_THRESHOLD
+    return character.thresholds.batch if batch else character.thresholds.consistency
 
 
 def configured_limits(configs: Configs, character_name: str) -> FaceLimits:
@@ -229,15 +231,19 @@ class CharacterReferenceManager:
         `references`; CalibrationFileError for a calibration made for other references or another encoder;
         InvalidValueError for the threshold; ImageFileError for the file.
         """
-        if threshold is not None:
-            limit = check_threshold(threshold)
-            return self.judge(self.references(character_name), generated_image, limit)
+        given = None if threshold is None else check_threshold(threshold)  # a bad one is refused before anything loads
         references = self.references(character_name)
-        calibration = self._calibration_of(references)
-        if calibration is None:
-            return self.judge(references, generated_image, configured_threshold(self.configs, character_name))
-        verdict = self.judge(references, generated_image, calibration.threshold.value)
-        return replace(verdict, calibrated=True, calibration=calibration_label(calibration))
+        return self.judge(references, generated_image, self._threshold(references, given))
+
+    def threshold(self, character_name: str, given: float | None = None, *, batch: bool = False) -> ThresholdInForce:
+        """Return the threshold that a character's pictures are judged by, a cosine.
+
+        That is `given`; where it is None that of the character's calibration; where there is none the configured one,
+        with `batch` that for batches. Raises InvalidValueError for `given`; else as `calibration`.
+        """
+        if given is not None:
+            return ThresholdInForce(value=check_threshold(given))
+        return self._threshold(self.references(character_name), None, batch=batch)
 
     def calibrate(
         self,
@@ -295,20 +301,22 @@ class CharacterReferenceManager:
         """
         return self._calibration_of(self.references(character_name))
 
-    def judge(self, references: CharacterReferences, image: Picture, threshold: float) -> Verdict:
-        """Compare one picture with references at hand; `threshold` is a cosine.
+    def judge(self, references: CharacterReferences, image: Picture, threshold: float | ThresholdInForce) -> Verdict:
+        """Compare one picture with references at hand; `threshold` is a cosine, or what `threshold` returns.
 
         Raises InvalidValueError for the threshold; ImageFileError or InvalidValueError for the picture.
         """
-        limit = check_threshold(threshold)
+        in_force = as_threshold(threshold)
         reading = self._read(references, image)
         return Verdict(
             character_name=references.character_name,
             status=reading.status,
             similarity_score=None if reading.embedding is None else references.similarity(reading.embedding),
-            threshold=limit,
+            threshold=in_force.value,
             metric="cosine",
             encoder=references.provenance.encoder.label,
+            calibrated=in_force.calibration is not None,
+            calibration=in_force.label,
         )
 
     def cleanup(self) -> None:
@@ -325,6 +333,15 @@ class CharacterReferenceManager:
     def _read(self, references: CharacterReferences, image: Picture) -> FaceReading:
         limits = self._limits(references.character_name)
         return read_faces(self._reader.faces(image), limits, self._several, references.similarity)
+
+    def _threshold(
+        self, references: CharacterReferences, given: float | None, *, batch: bool = False
+    ) -> ThresholdInForce:
+        if given is not None:
+            return ThresholdInForce(value=given)
+        if calibration := self._calibration_of(references):
+            return ThresholdInForce(value=calibration.threshold.value, calibration=calibration)
+        return ThresholdInForce(value=configured_threshold(self.configs, references.character_name, batch=batch))
 
     def _calibration_of(self, references: CharacterReferences) -> Calibration | None:
         path = self.calibration_path(references.character_name)

@@ -3,7 +3,9 @@
 import pytest
 from handmade_pack import handmade_configs, plain, write_pack
 
+from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import CalibrationFileError, InvalidValueError
+from imagelab.reference_calibration import ThresholdInForce
 from imagelab.references import CharacterReferenceManager
 
 GENUINE = [plain((250 - 4 * shade, 20 + 6 * shade, 10)) for shade in range(8)]
@@ -42,6 +44,35 @@ def test_a_verdict_is_made_with_the_stored_calibration_unless_a_threshold_is_giv
     given = manager.check_character_consistency("luca", GENUINE[0], threshold=0.5)
     assert (given.threshold, given.calibrated, given.calibration) == (0.5, False, None)
     assert manager.calibration("luca") == run.calibration
+
+
+def test_the_threshold_in_force_is_the_given_one_else_the_calibrated_one_else_the_configured_one(manager):
+    configured = manager.configs.character("luca").thresholds
+    assert configured.consistency != configured.batch
+    assert manager.threshold("luca") == ThresholdInForce(value=configured.consistency)
+    assert manager.threshold("luca", batch=True) == ThresholdInForce(value=configured.batch)
+    calibration = manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100).calibration
+    for batch in (False, True):
+        in_force = manager.threshold("luca", batch=batch)
+        assert in_force == ThresholdInForce(value=calibration.threshold.value, calibration=calibration)
+        assert in_force.label.startswith("eer at ")
+    assert manager.threshold("luca", 0.5) == ThresholdInForce(value=0.5)
+    with pytest.raises(InvalidValueError, match="threshold"):
+        manager.threshold("luca", 2)
+
+
+def test_pictures_judged_one_by_one_and_in_a_batch_name_the_same_calibration(manager):
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    references, in_force = manager.references("luca"), manager.threshold("luca")
+    with CharacterConsistencyChecker("cpu", "puppet", manager.configs) as checker:
+        (batched,) = checker.check_batch(GENUINE[:1], references, in_force)
+        (distance,) = checker.check_batch(GENUINE[:1], references, in_force, metric="euclidean")
+        (uncalibrated,) = checker.check_batch(GENUINE[:1], references)
+    assert batched == manager.judge(references, GENUINE[0], in_force)
+    assert batched == manager.check_character_consistency("luca", GENUINE[0])
+    assert (distance.calibrated, distance.calibration) == (True, in_force.label)
+    assert distance.threshold == pytest.approx((2 - 2 * in_force.value) ** 0.5)
+    assert not uncalibrated.calibrated
 
 
 def test_pictures_without_a_score_are_counted_and_calibrate_nothing(manager, tmp_path):

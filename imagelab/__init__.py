@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         NotebookError,
         ProfileError,
         ReferenceStoreError,
+        RunFolderError,
         UnknownNameError,
     )
     from imagelab.preprocess import ControlMap, make_control_map
@@ -65,6 +66,7 @@ __all__ = [
     "NotebookError",
     "ProfileError",
     "ReferenceStoreError",
+    "RunFolderError",
     "UnknownNameError",
     "Verdict",
     "__version__",
@@ -90,6 +92,7 @@ _NAMES_BY_MODULE = {
         "NotebookError",
         "ProfileError",
         "ReferenceStoreError",
+        "RunFolderError",
         "UnknownNameError",
     ),
     "preprocess": ("ControlMap", "make_control_map"),

@@ -1,34 +1,64 @@
 """Many pictures of one character, of which only those that show the character are kept."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from imagelab.batch_folder import BatchBook, BatchRequest, claim_folder, free_folder, unclaim_folder
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
-from imagelab.config import Configs, Thresholds
+from imagelab.config import Configs
 from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
 from imagelab.plan import MAX_SEED, plan_generation
+from imagelab.reference_calibration import ThresholdInForce
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
-from imagelab.results import BatchItem, BatchResult, ControlUse, Generation, GenerationRequest, ItemStatus, LoraUse
+from imagelab.results import BatchItem, BatchResult, ControlUse, Generation, GenerationRequest, LoraUse, Verdict
+from imagelab.runs import FOLDERS, BatchRequest, Job, RunFolder, RunPlan, free_folder
 from imagelab.similarity import check_threshold
+from imagelab.vram import release_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
-_FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaceJudge:
+    """A character's references and the threshold that pictures are judged by."""
+
+    manager: CharacterReferenceManager
+    references: CharacterReferences
+    threshold: ThresholdInForce
+
+    def __call__(self, image: "Image") -> Verdict:
+        """Compare the face in a picture."""
+        return self.manager.judge(self.references, image, self.threshold)
+
+    def to_plan(self) -> dict[str, Any]:
+        """Return what determines its verdicts, in plain JSON types."""
+        encoder = self.references.provenance.encoder
+        return {
+            "character": self.references.character_name,
+            "references_sha256": self.references.references_sha256,
+            "encoder": encoder.label,
+            "encoder_id": encoder.to_dict(),
+            "providers": list(self.manager.providers),
+            "face_choice": self.manager.face_choice(self.references.character_name),
+            "threshold": self.threshold.value,
+            "calibration": self.threshold.label,
+        }
 
 
 class BatchImageGenerator:
@@ -76,62 +106,98 @@ class BatchImageGenerator:
         output_dir: str | os.PathLike[str] | None = None,
         seed: int = 0,
         *,
+        until_accepted: int | None = None,
+        max_images: int | None = None,
         use_character_loras: bool = True,
         style: str | None = None,
         negative_prompt: str | None = None,
         width: int | None = None,
         height: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str | None = None,
         additional_loras: Iterable[LoraUse | Mapping[str, Any]] = (),
         controls: Iterable[ControlUse | Mapping[str, Any]] = (),
+        retry_failed: bool = False,
         progress: bool = True,
     ) -> BatchResult:
         """Draw `num_images` pictures from `seed` on and keep those on which the character is recognised.
 
-        In this order: a picture that couldn't be drawn has failed, a blank one is rejected, one without exactly one
-        clear face is unscorable, one below `consistency_threshold` (a cosine; None: the character's for batches) is
-        rejected. A failure is recorded and the batch goes on. With `enable_consistency_check=False` no face is looked
-        for. Writes accepted/, with `save_rejected` rejected/ (unscorable ones too) and metadata.json, which lists every
-        picture, into `output_dir` (None: reports/runs/<time>-<character>), where no other batch may be. The list grows
-        with the batch, so that `read_batch` reads what a killed one has left.
+        With `until_accepted` it draws until so many are accepted, but at most `max_images` (None: four times as many),
+        and `num_images` doesn't count. A picture that couldn't be drawn or is blank has failed; one without exactly one
+        clear face is unscorable; one below `consistency_threshold` (a cosine; None: that of the character's
+        calibration, else the configured one for batches) is rejected. A failure is recorded and the batch goes on. With
+        `enable_consistency_check=False` no face is looked for.
+
+        Writes into `output_dir` (None: reports/runs/<time>-<character>): plan.json, a ledger, accepted/, with
+        `save_rejected` rejected/ (unscorable ones too), and at the end metadata.json and index.html. The same call goes
+        on where an earlier one was stopped, by whatever, and ends with the pictures that an uninterrupted one would
+        have drawn, bit for bit; one that has ended is only read. With `retry_failed` failed pictures are drawn again.
 
         Everything is checked, and control maps are made, before the models are loaded and the folder is; a bad argument
-        leaves nothing behind. Raises UnknownNameError, InvalidValueError, ProfileError, ModelNotFoundError,
-        ModelFileError, ReferenceStoreError, ControlMapError when a control's picture shows nothing to follow,
-        GenerationError when its map can't be made or the list can't be written, and ImageFileError for a control's
-        picture that can't be read, or when a picture can't be written; metadata.json then lists what there is, and that
-        picture as failed.
+        leaves nothing behind. Raises UnknownNameError, InvalidValueError, also for a folder that another batch or
+        another process has, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError,
+        CalibrationFileError, ControlMapError when a control's picture shows nothing to follow, GenerationError when its
+        map can't be made, ImageFileError for a control's picture that can't be read, and RunFolderError when the
+        folder is damaged or can't be written to any more.
         """
-        flags = {"enable_consistency_check": enable_consistency_check, "save_rejected": save_rejected}
-        if wrong := [name for name, flag in flags.items() if not isinstance(flag, bool)]:
-            raise InvalidValueError(wrong[0], flags[wrong[0]], "True or False")
-        count = check_whole(num_images, "num_images", 1, MAX_IMAGES)
         picture = GenerationRequest(
             character=character,
             scene_description=scene_description,
             quality_preset=quality_preset,
             style=style,
-            seed=check_whole(seed, "seed", 0, MAX_SEED - count + 1),
+            seed=check_whole(seed, "seed", 0, MAX_SEED),
             negative_prompt=negative_prompt,
             width=width,
             height=height,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
             additional_loras=lora_uses(additional_loras),
             use_character_loras=use_character_loras,
             controls=control_uses(controls),
         )
-        thresholds = self.generator.configs.character(character).thresholds
-        request = BatchRequest(
-            picture=picture,
-            num_images=count,
+        request = batch_request(
+            picture,
+            num_images,
             enable_consistency_check=enable_consistency_check,
-            threshold=_threshold(consistency_threshold, thresholds) if enable_consistency_check else None,
+            consistency_threshold=consistency_threshold,
             save_rejected=save_rejected,
+            until_accepted=until_accepted,
+            max_images=max_images,
         )
-        plan_generation(self.generator.configs, self.generator.profile, picture)
+        return self.run(request, output_dir, retry_failed=retry_failed, progress=progress)
+
+    def plan(self, request: BatchRequest) -> RunPlan:
+        """Return what a batch is going to do, the jobs with their seeds included; draws nothing and writes nothing.
+
+        Raises what `generate_batch` raises for its arguments.
+        """
+        return self._plan(request)[0]
+
+    def run(
+        self,
+        request: BatchRequest,
+        output_dir: str | os.PathLike[str] | None = None,
+        *,
+        retry_failed: bool = False,
+        progress: bool = True,
+    ) -> BatchResult:
+        """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made."""
+        character = self.generator.configs.character(str(request.picture.character)).name
         folder = free_folder(output_dir, character)
-        references = self.references.references(character) if enable_consistency_check else None
-        self.generator.control_maps(picture)
-        self.generator.load()
-        return self._run(request, references, folder, progress=progress)
+        plan, judge = self._plan(request)
+        try:
+            with RunFolder(folder, plan, retry_failed=retry_failed) as run:
+                if run.pending_jobs():
+                    self.generator.load()
+                self._draw(run, request, judge, progress=progress)
+                return run.result()
+        except KeyboardInterrupt as stop:
+            # A notebook keeps the last traceback, and with its frames whatever was being drawn.
+            clear_frames(stop.__traceback__)
+            release_memory()
+            raise
 
     def cleanup(self) -> None:
         """Close the generator and the references that were made here; may be called twice."""
@@ -146,58 +212,112 @@ class BatchImageGenerator:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _run(
-        self, request: BatchRequest, references: CharacterReferences | None, folder: Path, *, progress: bool
-    ) -> BatchResult:
-        providers = self.references.providers if references else ()
-        made = claim_folder(folder)
-        book = BatchBook(folder=folder, request=request, references=references, face_providers=providers)
-        try:
-            bar = tqdm(request.requests(), desc=str(request.picture.character), unit="picture", disable=not progress)
-            for index, picture in enumerate(bar):
-                book.add(*self._draw(index, picture, request, references))
-                bar.set_postfix(accepted=book.result().total_accepted)
-        finally:
-            # Also after an error or a KeyboardInterrupt: what was drawn until then is listed.
-            result = book.close()
-            if not result.items:
-                unclaim_folder(made)
-        return result
+    def _plan(self, request: BatchRequest) -> tuple[RunPlan, FaceJudge | None]:
+        from imagelab.runs.recipe import drawing_environment, picture_recipe  # imports torch
 
-    def _draw(
-        self, index: int, picture: GenerationRequest, request: BatchRequest, references: CharacterReferences | None
-    ) -> tuple[BatchItem, Generation | None]:
-        item = BatchItem(index=index, seed=picture.seed or 0, status="failed")
-        try:
-            generation = self.generator.generate(picture)
-        except GenerationError as error:
-            return replace(item, reason=str(error)), None
-        item = replace(item, perceptual_hash=perceptual_hash(generation.image))
-        item = self._judge(item, generation.image, request, references)
-        if item.status == "accepted" or request.save_rejected:
-            item = replace(item, path=Path(_FOLDERS[item.status]) / f"{item.index:04d}_seed{item.seed}.png")
-        return item, generation
+        generator = self.generator
+        drawing = plan_generation(generator.configs, generator.profile, request.picture)
+        judge = self._judge(request)
+        maps = generator.control_maps(request.picture)
+        plan = RunPlan(
+            request=replace(request, threshold=judge.threshold.value if judge else None),
+            recipe=picture_recipe(drawing, maps, generator.device),
+            judging=judge.to_plan() if judge else {},
+            environment=drawing_environment(generator.profile, generator.device),
+            references=judge.references.provenance.to_dict() if judge else None,
+        )
+        return plan, judge
 
-    def _judge(
-        self, item: BatchItem, image: "Image", request: BatchRequest, references: CharacterReferences | None
-    ) -> BatchItem:
-        if is_blank(image):
-            return replace(item, status="rejected", reason="blank")
-        if references is None or request.threshold is None:
-            return replace(item, status="accepted")
-        verdict = self.references.judge(references, image, request.threshold)
-        item = replace(item, verdict=verdict, similarity_score=verdict.similarity_score)
-        if verdict.status != "ok":
-            return replace(item, status="unscorable", reason=verdict.status)
-        if not verdict.is_consistent:
-            return replace(item, status="rejected", reason="below the threshold")
-        return replace(item, status="accepted")
+    def _judge(self, request: BatchRequest) -> FaceJudge | None:
+        if not request.enable_consistency_check:
+            return None
+        name = str(request.picture.character)
+        return FaceJudge(
+            manager=self.references,
+            references=self.references.references(name),
+            threshold=self.references.threshold(name, request.threshold, batch=True),
+        )
+
+    def _draw(self, run: RunFolder, request: BatchRequest, judge: FaceJudge | None, *, progress: bool) -> None:
+        bar = tqdm(run.pending_jobs(), desc=str(request.picture.character), unit="picture", disable=not progress)
+        for job in bar:
+            if run.is_over:
+                break
+            clock = perf_counter()
+            item, generation = draw_job(self.generator.generate, request, job, judge)
+            run.commit(job, item, generation, perf_counter() - clock)
+            bar.set_postfix(accepted=run.result().total_accepted)
+        bar.close()
+
+
+def batch_request(
+    picture: GenerationRequest,
+    num_images: int = 20,
+    *,
+    enable_consistency_check: bool = True,
+    consistency_threshold: float | None = None,
+    save_rejected: bool = True,
+    until_accepted: int | None = None,
+    max_images: int | None = None,
+) -> BatchRequest:
+    """Check what a batch is asked for beside its first picture; raises InvalidValueError."""
+    flags = {"enable_consistency_check": enable_consistency_check, "save_rejected": save_rejected}
+    if wrong := [name for name, flag in flags.items() if not isinstance(flag, bool)]:
+        raise InvalidValueError(wrong[0], flags[wrong[0]], "True or False")
+    if until_accepted is not None:
+        until_accepted = check_whole(until_accepted, "until_accepted", 1, MAX_IMAGES)
+        most = min(4 * until_accepted, MAX_IMAGES) if max_images is None else max_images
+        count = check_whole(most, "max_images", until_accepted, MAX_IMAGES)
+    elif max_images is not None:
+        raise InvalidValueError("max_images", max_images, "None without until_accepted: num_images says how many")
+    else:
+        count = check_whole(num_images, "num_images", 1, MAX_IMAGES)
+    if consistency_threshold is not None:
+        consistency_threshold = check_threshold(consistency_threshold, name="consistency_threshold")
+    return BatchRequest(
+        picture=replace(picture, seed=check_whole(picture.seed, "seed", 0, MAX_SEED - count + 1)),
+        num_images=count,
+        enable_consistency_check=enable_consistency_check,
+        threshold=consistency_threshold,
+        save_rejected=save_rejected,
+        until_accepted=until_accepted,
+    )
+
+
+def draw_job(
+    draw: Callable[[GenerationRequest], Generation],
+    request: BatchRequest,
+    job: Job,
+    judge: "Callable[[Image], Verdict] | None",
+) -> tuple[BatchItem, Generation | None]:
+    """Draw one picture of a batch and judge it; depends on nothing but its arguments, and writes nothing.
+
+    `draw` is a generator's `generate`. A picture that fails is an item; what else is wrong with the request, the models
+    or the machine is raised.
+    """
+    item = BatchItem(index=job.index, seed=job.seed, status="failed")
+    try:
+        generation = draw(request.picture_from(job.seed))
+    except GenerationError as error:
+        return replace(item, reason=str(error)), None
+    if is_blank(generation.image):
+        return replace(item, reason="blank: the picture shows nothing"), None
+    item = replace(item, perceptual_hash=perceptual_hash(generation.image))
+    item = _judged(item, judge(generation.image)) if judge else replace(item, status="accepted")
+    if item.status == "accepted" or request.save_rejected:
+        item = replace(item, path=Path(FOLDERS[item.status]) / job.file_name)
+    return item, generation
+
+
+def _judged(item: BatchItem, verdict: Verdict) -> BatchItem:
+    item = replace(item, verdict=verdict, similarity_score=verdict.similarity_score)
+    if verdict.status != "ok":
+        return replace(item, status="unscorable", reason=verdict.status)
+    if not verdict.is_consistent:
+        return replace(item, status="rejected", reason="below the threshold")
+    return replace(item, status="accepted")
 
 
 def is_blank(image: "Image") -> bool:
     """Say whether a picture is as good as one colour."""
     return float(np.asarray(image.convert("RGB")).std(axis=(0, 1)).max()) < BLANK_STD
-
-
-def _threshold(given: float | None, thresholds: Thresholds) -> float:
-    return thresholds.batch if given is None else check_threshold(given, name="consistency_threshold")

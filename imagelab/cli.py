@@ -1,9 +1,12 @@
-"""The command line: `python -m imagelab run|doctor|check|lora|control|refresh|schema`.
+"""The command line: `python -m imagelab run|batch|doctor|check|lora|control|refresh|schema`.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2  # as for a mistyped option
 FAILED = 1
+INCOMPLETE = 3  # of a batch: the same command goes on with it
 
 app = typer.Typer(
     name="imagelab",
@@ -86,6 +90,101 @@ def run(
     except NotebookError as error:
         _fail(error, FAILED)
     _say(done)
+
+
+@app.command()
+def batch(
+    character: Annotated[str, typer.Option(help="Character of character_presets.yaml.")],
+    scene: Annotated[str, typer.Option(help="What happens in the pictures, or the name of one of its scenes.")],
+    num_images: Annotated[int, typer.Option(help="How many pictures; the seeds count up.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder to draw into, or to go on in; by default a new one in reports/runs.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Quality preset, by default the profile's own.")] = None,
+    style: Annotated[str | None, typer.Option(help="Style of sdxl_config.yaml.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Replaces the configured one.")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="By default the preset's.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="By default the preset's.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="Add a LoRA; may be given several times.")
+    ] = None,
+    character_loras: Annotated[bool, typer.Option(help="Draw with the character's own LoRAs.")] = True,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE=PICTURE[@SCALE]", help="Follow a picture: pose=luca.png@0.9; may be given often."),
+    ] = None,
+    consistency_check: Annotated[bool, typer.Option(help="Compare the faces with the character's references.")] = True,
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine from which on a picture is accepted; by default the one in force.")
+    ] = None,
+    save_rejected: Annotated[bool, typer.Option(help="Keep the pictures that aren't accepted, too.")] = True,
+    until_accepted: Annotated[
+        int | None, typer.Option(help="Draw until so many are accepted, in place of --num-images.")
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option(help="With --until-accepted: at most so many, by default 4×.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Draw a batch and keep what shows the character; the same command goes on with one that was stopped.
+
+    Exit code 0: all pictures are drawn; 2: bad input; 3: some have failed or are still to be drawn.
+    """
+    from imagelab.batch import BatchImageGenerator, batch_request
+    from imagelab.composition import lora_uses
+    from imagelab.controls import control_uses
+    from imagelab.errors import RunFolderError
+    from imagelab.results import GenerationRequest
+    from imagelab.runs import batch_text, plan_text
+
+    picture = GenerationRequest(
+        character=character,
+        scene_description=scene,
+        quality_preset=preset,
+        style=style,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        additional_loras=lora_uses([_lora(text) for text in lora or ()]),
+        use_character_loras=character_loras,
+        controls=control_uses([_control_use(text) for text in control or ()]),
+    )
+    request = batch_request(
+        picture,
+        num_images,
+        enable_consistency_check=consistency_check,
+        consistency_threshold=threshold,
+        save_rejected=save_rejected,
+        until_accepted=until_accepted,
+        max_images=max_images,
+    )
+    with BatchImageGenerator(profile=profile, device=device) as batches:
+        if dry_run:
+            typer.echo(plan_text(batches.plan(request)))
+            return
+        try:
+            with _stopping_on_sigterm():
+                result = batches.run(request, output_dir, retry_failed=retry_failed)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command, with the same --output-dir, goes on", err=True)
+            raise typer.Exit(INCOMPLETE) from None
+        except RunFolderError as error:
+            _fail(error, INCOMPLETE)
+    typer.echo(batch_text(result))
+    typer.echo(f"wrote {result.output_dir}")
+    if result.pending or result.counts["failed"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()
@@ -190,6 +289,38 @@ def schema() -> None:
         typer.echo(f"wrote {path.name}")
 
 
+def _lora(text: str) -> dict[str, object]:
+    name, equals, weight = text.partition("=")
+    return {"name": name, "weight": _number("--lora", text, weight)} if equals else {"name": name}
+
+
+def _control_use(text: str) -> dict[str, object]:
+    control_type, equals, picture = text.partition("=")
+    if not equals:
+        raise InvalidValueError("--control", text, "TYPE=PICTURE or TYPE=PICTURE@SCALE")
+    path, at, scale = picture.rpartition("@")
+    if not at:
+        return {"type": control_type, "image": picture}
+    return {"type": control_type, "image": path, "scale": _number("--control", text, scale)}
+
+
+def _number(option: str, text: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError as error:
+        raise InvalidValueError(option, text, "with a number at the end") from error
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers end a job, stop as Ctrl-C does: cleanly."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _plan(notebook: str, file: Path | None, pairs: list[str], run_id: str | None) -> "RunPlan":
     from imagelab.notebooks import find_notebook, plan_run, read_parameters
     from imagelab.notebooks.parameters import read_text
@@ -246,7 +377,7 @@ def _debug() -> bool:
 
 
 def main() -> None:
-    """Run the command line; exit code 0, 1 for a run that failed, 2 for input that can't be used."""
+    """Run the command line; exit code 0, 1 for a run that failed, 2 for unusable input, 3 for an incomplete batch."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments)

@@ -194,6 +194,19 @@ class CalibrationFileError(ImageLabError):
 
 
 @dataclass(eq=False)
+class RunFolderError(ImageLabError):
+    """A run's folder is damaged, or can't be written to any more; what lies in it stays, and the run can go on."""
+
+    path: Path
+    reason: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Say which file or folder, what is wrong with it and what to do."""
+        return _say(self.path, self.reason, self.fix)
+
+
+@dataclass(eq=False)
 class GenerationError(ImageLabError):
     """Drawing went wrong on valid input: NaN latents, out of memory, a cleaned-up generator."""
 

@@ -129,6 +129,10 @@ class CharacterReferenceManager:
         """Return what onnxruntime really runs on; loads the models."""
         return self._reader.providers
 
+    def face_choice(self, character_name: str) -> str:
+        """Say in a line which face of a picture counts as a character's."""
+        return face_choice(self._several, self._limits(character_name))
+
     def store_path(self, character_name: str) -> Path:
         """Return where a character's store is, or would be.
 

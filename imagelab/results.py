@@ -6,6 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -261,15 +262,17 @@ class BatchItem(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchResult(Record):
-    """A batch: every picture asked for, in order, whatever became of it."""
+    """A batch: what became of every picture that was asked for, in order; those without an item are pending."""
 
     items: tuple[BatchItem, ...]
-    requested: int
+    requested: int  # of a batch that has reached its number of accepted ones: as many as that took
     character: str
     scene_description: str
     threshold: float | None = None  # None: the consistency check was off
     encoder: str | None = None  # the face pack that compared
     output_dir: Path | None = None
+    calibration: str | None = None  # which calibration the threshold is of, in a few words; None: of none
+    until_accepted: int | None = None  # as many accepted ones end the batch; None: it isn't ended by them
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
     schema_version: int = SCHEMA_VERSION
 
@@ -284,14 +287,26 @@ class BatchResult(Record):
         return sum(item.status == "accepted" for item in self.items)
 
     @property
+    def pending(self) -> int:
+        """Count the pictures that are still to be drawn: those of a batch that was stopped."""
+        return self.requested - len(self.items)
+
+    @property
     def counts(self) -> dict[str, int]:
-        """Return how many pictures became what: accepted, rejected, unscorable, failed; together all that there are."""
-        return {status: sum(item.status == status for item in self.items) for status in get_args(ItemStatus)}
+        """Return how many pictures became what: accepted, rejected, unscorable, failed, pending; together requested."""
+        counted = {status: sum(item.status == status for item in self.items) for status in get_args(ItemStatus)}
+        return counted | {"pending": self.pending}
 
     @property
     def consistency_scores(self) -> tuple[float, ...]:
-        """Return the similarities of the pictures that have one."""
+        """Return the similarities of all pictures that have one, accepted or not."""
         return tuple(item.similarity_score for item in self.items if item.similarity_score is not None)
+
+    @property
+    def accepted_scores(self) -> tuple[float, ...]:
+        """Return the similarities of the accepted pictures: selected by them, so no measure of how well was drawn."""
+        accepted = (item.similarity_score for item in self.items if item.status == "accepted")
+        return tuple(score for score in accepted if score is not None)
 
     @property
     def mean_similarity(self) -> float:
@@ -358,7 +373,7 @@ def _scalar_from_plain(data: Any, kind: type[float | Path], place: str) -> float
 def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
     if not isinstance(data, dict):
         raise InvalidValueError(place, data, "a mapping")
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    hints = _field_types(kind)
     if unknown := sorted(set(data) - set(hints)):
         raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(hints)}")
     values = {name: _from_plain(item, hints[name], f"{place}.{name}") for name, item in data.items()}
@@ -366,3 +381,9 @@ def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
         return kind(**values)
     except TypeError as error:
         raise InvalidValueError(place, sorted(data), f"complete ({error})") from error
+
+
+@cache
+def _field_types(kind: Any) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields; kept, because looking them up takes longer than building a value."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}

@@ -26,7 +26,17 @@ def whole_file(path: Path, *, scratch_folder: Path | None = None) -> Iterator[Bi
             stream.flush()
             os.fsync(stream.fileno())  # else a power cut leaves the name without the content
         scratch.replace(path)
+        sync_folder(path.parent)
     finally:
         # Also after a KeyboardInterrupt; after os.replace there is nothing left.
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut: syncing a file keeps its content, not where it is found."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,15 @@ import pytest
 from imagelab import CharacterGenerator, GenerationRequest, load_configs
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests counted by `record_property("counted", "0 of 200 kills lost a picture")`: a zero needs its n."""
+    reports = terminalreporter.stats.get("passed", [])
+    counted = [value for report in reports for name, value in report.user_properties if name == "counted"]
+    if counted:
+        terminalreporter.section("counted")
+        terminalreporter.line("\n".join(counted))
+
+
 @pytest.fixture(scope="session")
 def configs():
     return load_configs()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imagelab.batch import BatchImageGenerator
-from imagelab.batch_folder import read_batch
 from imagelab.imagefiles import open_image, read_record
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import GenerationRequest
+from imagelab.runs import read_batch
 
 SCENE = "running on the beach, excited expression"  # what the demo draws
 NUM_IMAGES = 10
@@ -95,4 +95,4 @@ def test_the_same_batch_gives_the_same_pictures_scores_and_verdicts(batches, wit
 def test_an_impossible_threshold_rejects_every_picture_and_is_no_error(batches, tmp_path):
     result = draw(batches, tmp_path / "out", num_images=2, consistency_threshold=1.0, save_rejected=False)
     assert result.total_accepted == 0
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["metadata.json"]
+    assert list((tmp_path / "out").glob("*/*.png")) == []

@@ -1,8 +1,5 @@
 import json
 import math
-import signal
-import time
-from multiprocessing import get_context
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import numpy as np
@@ -11,7 +8,6 @@ from handmade_pack import handmade_configs, plain, write_pack
 from PIL import Image
 
 from imagelab.batch import BatchImageGenerator, is_blank
-from imagelab.batch_folder import read_batch
 from imagelab.character import CharacterGenerator
 from imagelab.config import configs_root
 from imagelab.errors import (
@@ -20,14 +16,17 @@ from imagelab.errors import (
     InvalidValueError,
     ModelNotFoundError,
     ReferenceStoreError,
+    RunFolderError,
     UnknownNameError,
 )
 from imagelab.imagefiles import read_record
 from imagelab.models import file_sha256
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import Generation, GenerationRecord
+from imagelab.runs import read_batch
 
 CONFIGS = configs_root()
+OF_THE_RUN = {".lock", "plan.json", "ledger.jsonl", "metadata.json", "index.html"}
 
 
 def painting(colour):
@@ -115,23 +114,24 @@ def draw(batch_generator, folder, **options):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """List the pictures and what else lies there, without what every run has."""
+    there = (path for path in folder.rglob("*") if path.is_file() and path.name not in OF_THE_RUN)
+    return sorted(path.relative_to(folder).as_posix() for path in there)
 
 
 def test_pictures_are_sorted_by_what_became_of_them(batch, folder):
     out_of_memory = GenerationError("out of memory")
     result = draw(batch("red", "blue", plain("red"), out_of_memory, "red"), folder, seed=5 * 8)
-    assert [item.status for item in result.items] == ["accepted", "rejected", "rejected", "failed", "accepted"]
-    assert [item.reason for item in result.items][1:4] == ["below the threshold", "blank", str(out_of_memory)]
-    assert result.counts == {"accepted": 2, "rejected": 2, "unscorable": 0, "failed": 1}
+    assert [item.status for item in result.items] == ["accepted", "rejected", "failed", "failed", "accepted"]
+    reasons = ["below the threshold", "blank: the picture shows nothing", str(out_of_memory)]
+    assert [item.reason for item in result.items][1:4] == reasons
+    assert result.counts == {"accepted": 2, "rejected": 1, "unscorable": 0, "failed": 2, "pending": 0}
     assert sum(result.counts.values()) == result.requested == 5
-    assert (result.total_generated, result.total_accepted) == (4, 2)
+    assert (result.total_generated, result.total_accepted) == (3, 2)
     assert files(folder / "out") == [
         "accepted/0000_seed40.png",
         "accepted/0004_seed44.png",
-        "metadata.json",
         "rejected/0001_seed41.png",
-        "rejected/0002_seed42.png",
     ]
 
 
@@ -173,7 +173,7 @@ def test_a_picture_with_two_faces_is_unscorable(batch, folder):
 
 def test_what_is_rejected_is_listed_even_when_it_is_not_saved(batch, folder):
     result = draw(batch("red", "blue"), folder, save_rejected=False)
-    assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json"]
+    assert files(folder / "out") == ["accepted/0000_seed0.png"]
     assert result.items[1].path is None
     assert result.items[1].similarity_score is not None
     assert result.items[1].perceptual_hash is not None
@@ -182,7 +182,7 @@ def test_what_is_rejected_is_listed_even_when_it_is_not_saved(batch, folder):
 def test_without_the_consistency_check_all_but_blank_pictures_are_accepted(batch, folder):
     (folder / "face" / "det.onnx").unlink()  # proof that no face is looked for
     result = draw(batch("red", "blue", plain("red")), folder, enable_consistency_check=False)
-    assert [item.status for item in result.items] == ["accepted", "accepted", "rejected"]
+    assert [item.status for item in result.items] == ["accepted", "accepted", "failed"]
     assert (result.threshold, result.encoder, result.consistency_scores) == (None, None, ())
 
 
@@ -249,14 +249,14 @@ def test_a_notebooks_own_files_in_the_folder_stay(batch, folder):
     (folder / "out").mkdir()
     (folder / "out" / "notebook.ipynb").write_text("{}")
     draw(batch("red"), folder)
-    assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json", "notebook.ipynb"]
+    assert files(folder / "out") == ["accepted/0000_seed0.png", "notebook.ipynb"]
 
 
 def test_another_batch_is_never_overwritten(batch, folder):
     draw(batch("red"), folder)
     before = {path: (folder / "out" / path).read_bytes() for path in files(folder / "out")}
-    with pytest.raises(InvalidValueError, match="without another batch"):
-        draw(batch("blue"), folder)
+    with pytest.raises(InvalidValueError, match=r"scene_description was 'on the beach', is 'at home'"):
+        batch("blue").generate_batch("luca", "at home", 1, output_dir=folder / "out", progress=False)
     assert {path: (folder / "out" / path).read_bytes() for path in files(folder / "out")} == before
 
 
@@ -349,64 +349,40 @@ def test_a_batch_that_is_stopped_lists_what_it_has(batch, folder, error):
     metadata = json.loads((folder / "out" / "metadata.json").read_text())
     assert metadata["complete"] is False
     assert metadata["summary"]["accepted"] == 1
-    assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json"]
+    assert files(folder / "out") == ["accepted/0000_seed0.png"]
 
 
-def paint_for_ever(folder):
-    """Draw a batch that takes minutes."""
-    configs = without_loras(handmade_configs({"luca": "luca"}))
-    references = CharacterReferenceManager(store=folder / "store", profile="puppet", configs=configs, device="cpu")
-    draw(BatchImageGenerator(Painter(configs, ("red", "blue")), references), folder, num_images=10_000)
-
-
-def test_a_batch_that_is_killed_outright_has_listed_its_pictures(folder):
-    killed = get_context("spawn").Process(target=paint_for_ever, args=(folder,))
-    killed.start()
-    while killed.is_alive() and len(list((folder / "out").glob("*/*.png"))) < 3:
-        time.sleep(0.01)
-    killed.kill()
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
-    result = read_batch(folder / "out")
-    assert json.loads((folder / "out" / "metadata.json").read_text())["complete"] is False
-    assert 3 <= len(result.items) == len(result.consistency_scores) < result.requested
-    listed = sorted(folder / "out" / item.path for item in result.items if item.path)
-    assert listed == sorted((folder / "out").glob("*/*.png"))
-    assert [item.sha256 for item in result.items if item.path] == [
-        file_sha256(folder / "out" / item.path) for item in result.items if item.path
-    ]
-
-
-def test_a_picture_that_cannot_be_written_is_listed_with_the_reason(batch, folder):
+def test_a_picture_that_cannot_be_written_is_pending_and_drawn_by_the_same_call(batch, folder):
+    """B3: RLIMIT_FSIZE."""
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     generator = batch("red", Image.fromarray(noise))
     limits = getrlimit(RLIMIT_FSIZE)
     setrlimit(RLIMIT_FSIZE, (30_000, limits[1]))  # bytes: more than the list takes, less than the noise
     try:
-        with pytest.raises(ImageFileError, match="can't be written"):
+        with pytest.raises(RunFolderError, match=r"File too large.*the same call then goes on"):
             draw(generator, folder, consistency_threshold=-1)
     finally:
         setrlimit(RLIMIT_FSIZE, limits)
-    written, unwritten = read_batch(folder / "out").items
-    assert (written.status, unwritten.status, unwritten.path) == ("accepted", "failed", None)
-    assert "can't be written" in unwritten.reason
-    assert unwritten.similarity_score is not None
-    assert files(folder / "out") == ["accepted/0000_seed0.png", "metadata.json"]
+    assert read_batch(folder / "out").counts == {
+        "accepted": 1, "rejected": 0, "unscorable": 0, "failed": 0, "pending": 1,
+    }  # fmt: skip
+    assert files(folder / "out") == ["accepted/0000_seed0.png"]
+    assert draw(generator, folder, consistency_threshold=-1).total_accepted == 2
 
 
-def test_the_list_grows_with_the_batch_and_a_long_one_more_seldom(batch, folder, monkeypatch):
-    monkeypatch.setattr("imagelab.batch_folder._OFTEN", 3)
+def test_the_list_grows_with_the_batch(batch, folder, monkeypatch):
+    monkeypatch.setattr("imagelab.runs.folder._PUBLISH_SECONDS", 0)
     lengths = []
 
     class Reader(Painter):
         def generate(self, request):
             listed = folder / "out" / "metadata.json"
-            lengths.append(len(read_batch(listed.parent).items) if listed.exists() else 0)
+            lengths.append(len(json.loads(listed.read_text())["result"]["items"]) if listed.exists() else 0)
+            assert len(read_batch(folder / "out").items) == lengths[-1]
             return super().generate(request)
 
-    result = draw(batch("red", painter=Reader), folder, num_images=8)
-    assert lengths == [0, 1, 2, 2, 4, 4, 6, 6]
-    assert len(result.items) == len(read_batch(folder / "out").items) == 8
+    draw(batch("red", painter=Reader), folder, num_images=4)
+    assert lengths == [0, 1, 2, 3]
 
 
 def test_a_batch_in_which_every_picture_fails_is_no_error(batch, folder):

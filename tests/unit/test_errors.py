@@ -20,6 +20,7 @@ from imagelab.errors import (
     Problem,
     ProfileError,
     ReferenceStoreError,
+    RunFolderError,
     UnknownNameError,
     nearest_name,
     shorten,
@@ -44,6 +45,7 @@ EXAMPLES = {
     ReferenceStoreError(Path("luca.npz"), "made by another face pack", "Build it again"): (
         "luca.npz: made by another face pack. Build it again"
     ),
+    RunFolderError(Path("out"), "can't be written to", "Free some space"): "out: can't be written to. Free some space",
     GenerationError("the latents hold NaN", "Use float32"): "generation failed: the latents hold NaN. Use float32",
     NotebookError("22_filter_batches", "unknown parameter 'seeed'"): (
         "notebook 22_filter_batches: unknown parameter 'seeed'"

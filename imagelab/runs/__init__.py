@@ -1,0 +1,20 @@
+"""Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
+
+from imagelab.runs.folder import FOLDERS, RunFolder, free_folder, read_batch
+from imagelab.runs.ledger import Ledger, read_ledger
+from imagelab.runs.plan import BatchRequest, Job, RunPlan
+from imagelab.runs.summary import batch_text, plan_text
+
+__all__ = [
+    "FOLDERS",
+    "BatchRequest",
+    "Job",
+    "Ledger",
+    "RunFolder",
+    "RunPlan",
+    "batch_text",
+    "free_folder",
+    "plan_text",
+    "read_batch",
+    "read_ledger",
+]

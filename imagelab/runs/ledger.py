@@ -1,0 +1,135 @@
+"""An append-only list of JSON objects on disk: what was appended is there, whatever happens next.
+
+A line reads `{"crc32":"1c291ca3","record":{...}}`, the checksum being of the record's bytes as they stand there. It is
+written by one call and synced before `append` returns, so that a crash leaves at most one line that is cut short.
+"""
+
+import errno
+import json
+import os
+import re
+import stat
+import zlib
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+from imagelab.errors import RunFolderError
+from imagelab.whole_file import sync_folder
+
+_LINE = re.compile(rb'\{"crc32":"([0-9a-f]{8})","record":(\{.*\})\}')
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Ledger:
+    """A ledger that is open for appending, by one process at a time; a context manager.
+
+    Opening makes the file where there is none, and cuts off what a crash left of the last line. Raises RunFolderError
+    for a file that is damaged anywhere else, and OSError where the system refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path = path
+        is_new = not path.exists()
+        self._descriptor = os.open(path, _FLAGS, 0o666)
+        try:
+            self.records: list[dict[str, Any]] = self._recover()
+            if is_new:
+                sync_folder(path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self) -> list[dict[str, Any]]:
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):  # a pipe would keep us waiting
+            raise RunFolderError(self.path, "isn't a file", "Remove it, or choose another folder")
+        data = self.path.read_bytes()
+        records, good = _parse(data, self.path)
+        if good < len(data):
+            # Else the next line would be appended to a torn one, which would then stand in the middle for good.
+            os.ftruncate(self._descriptor, good)
+            os.fsync(self._descriptor)
+        return records
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record; when this returns, it is on the disk. After an error nothing of it is. Raises OSError."""
+        line = _encode(record)
+        size = os.fstat(self._descriptor).st_size
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, "No space left for a whole line")  # noqa: TRY301  undone below
+            os.fsync(self._descriptor)
+            self._check_in_place()
+        except BaseException:
+            self._cut(size)
+            raise
+        self.records.append(dict(record))
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _check_in_place(self) -> None:
+        """Refuse to go on when the file isn't found any more where it was opened: nobody would find the line."""
+        mine = os.fstat(self._descriptor)
+        there = self.path.stat()
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            raise OSError(errno.ENOENT, "The folder was moved or removed")
+
+    def _cut(self, size: int) -> None:
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError:  # the tail is torn: opening it again cuts it off, appending to it would not
+            self.close()
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a ledger, which another process may be writing: what isn't a whole line yet doesn't count.
+
+    Raises RunFolderError for a file that is damaged or can't be read.
+    """
+    try:
+        return _parse(path.read_bytes(), path)[0]
+    except OSError as error:
+        raise RunFolderError(path, f"can't be read: {error.strerror or error}") from error
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    # ASCII without newlines: a line is a record, whatever is in it.
+    body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
+    return b'{"crc32":"%08x","record":%b}\n' % (zlib.crc32(body), body)
+
+
+def _parse(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the records, and how many bytes they take; what follows is the rest of a line that was being written."""
+    records: list[dict[str, Any]] = []
+    size = good = bad_line = 0
+    for number, line in enumerate(BytesIO(data), start=1):
+        size += len(line)
+        record = _decode(line)
+        if record is None:
+            bad_line = bad_line or number
+        elif bad_line:
+            reason = f"line {bad_line} is damaged: its checksum is another"
+            raise RunFolderError(path, reason, "Remove the line: what it told of is drawn again")
+        else:
+            records.append(record)
+            good = size
+    return records, good
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    match = _LINE.fullmatch(line[:-1]) if line.endswith(b"\n") else None
+    if match is None or int(match[1], 16) != zlib.crc32(match[2]):
+        return None
+    record: dict[str, Any] = json.loads(match[2])
+    return record

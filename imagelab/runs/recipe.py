@@ -1,0 +1,98 @@
+"""Everything that determines a picture, in plain JSON types; the models are hashed, and none is loaded."""
+
+import dataclasses
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from imagelab.config import Profile
+from imagelab.controls import PlannedControl
+from imagelab.models import check_base, check_component, check_model, resolve_source
+from imagelab.pipeline import device_name, resolve_device
+from imagelab.plan import Plan
+from imagelab.preprocess import ControlMap
+from imagelab.results import to_plain
+from imagelab.versions import library_version
+
+_LIBRARIES = (
+    "imagelab", "torch", "diffusers", "transformers", "numpy", "pillow", "insightface",
+    "onnxruntime", "onnxruntime-gpu",
+)  # fmt: skip
+_WRITTEN_OUT = ("request", "profile", "preset", "scheduler", "prompt", "loras", "seed", "controls")
+
+
+def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[str, Any]:
+    """Return how a plan is drawn, but for its seed; `maps` are those of its controls.
+
+    Raises ModelNotFoundError, ModelFileError, or InvalidValueError for a device that isn't there.
+    """
+    profile, request = plan.profile, plan.request
+    dtype = _dtype(profile, device)
+    rest = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan) if item.name not in _WRITTEN_OUT}
+    recipe = {
+        "profile": profile.name,
+        "character": request.character,
+        "scene_description": request.scene_description,
+        "style": request.style,
+        "quality_preset": plan.preset.name,
+        "prompt": plan.prompt.positive,
+        "negative_prompt": plan.prompt.negative,
+        **rest,
+        "scheduler": plan.scheduler.model_dump(mode="json"),
+        "loras": {lora.record.name: lora.record for lora in plan.loras},
+        "controls": [_control(*pair, dtype) for pair in zip(plan.controls, maps, strict=True)],
+        "memory": profile.memory.model_dump(mode="json"),
+        "model_sha256": _model_sha256(profile, dtype),
+    }
+    plain = to_plain(recipe)
+    assert isinstance(plain, dict)  # noqa: S101  a mapping stays one
+    return plain
+
+
+def drawing_environment(profile: Profile, device: str) -> dict[str, Any]:
+    """Return where the pictures are drawn, as far as the same recipe may give other bits elsewhere."""
+    where = resolve_device(device)
+    on_gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if where.type == "cuda" else {}
+    versions = {name: library_version(name) for name in _LIBRARIES}
+    return {
+        "device": device_name(where),
+        "dtype": _dtype(profile, device),
+        **on_gpu,
+        "threads": torch.get_num_threads(),  # sums are split among them, and floats added in another order
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version for name, version in versions.items() if version != "0+unknown"},
+    }
+
+
+def _dtype(profile: Profile, device: str) -> str:
+    return profile.dtype.cuda if resolve_device(device).type == "cuda" else profile.dtype.cpu
+
+
+def _model_sha256(profile: Profile, dtype: str) -> Mapping[str, str]:
+    base = resolve_source(profile.base, f"base model of profile {profile.name!r}")
+    hashes = check_base(profile.base, base, dtype)
+    if profile.vae:
+        vae = check_component(resolve_source(profile.vae, f"VAE of profile {profile.name!r}"))
+        hashes = {**hashes, **{f"vae override/{name}": value for name, value in vae.items()}}
+    return hashes
+
+
+def _control(control: PlannedControl, made: ControlMap, dtype: str) -> dict[str, Any]:
+    hashes, _ = check_model(control.folder, dtype, packaged=control.packaged)
+    return {
+        "type": control.type,
+        "model": control.model,
+        "mode": control.mode,
+        "model_sha256": hashes,
+        "scale": control.scale,
+        "start": control.start,
+        "end": control.end,
+        "resize": control.resize,
+        "picture_sha256": control.picture_sha256,
+        "map_sha256": made.sha256,
+        "preprocessor": made.preprocessor,
+    }

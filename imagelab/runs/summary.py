@@ -1,0 +1,120 @@
+"""What a run tells of itself: its result, in files for programs, and in a few lines for people."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from imagelab.errors import InvalidValueError
+from imagelab.results import BatchItem, BatchResult
+from imagelab.runs.plan import RunPlan
+
+METADATA_FILE = "metadata.json"
+SCORE_COLUMNS = ("similarity of", "n", "mean", "least", "median", "largest")
+_SCORES = (("all that were compared", "consistency_scores"), ("accepted ones alone", "accepted_scores"))
+
+
+def batch_result(plan: RunPlan, items: Iterable[BatchItem], folder: Path, seconds: float) -> BatchResult:
+    """Put together what has become of a batch until now."""
+    request = plan.request
+    there = tuple(sorted(items, key=lambda item: item.index))
+    ended = request.until_accepted is not None and count_accepted(there) >= request.until_accepted
+    return BatchResult(
+        items=there,
+        requested=len(there) if ended else request.num_images,
+        character=str(request.picture.character),
+        scene_description=request.picture.scene_description,
+        threshold=request.threshold,
+        encoder=plan.judging.get("encoder"),
+        output_dir=folder,
+        calibration=plan.judging.get("calibration"),
+        until_accepted=request.until_accepted,
+        seconds={"total": seconds},
+    )
+
+
+def count_accepted(items: Iterable[BatchItem]) -> int:
+    """Count the accepted ones."""
+    return sum(item.status == "accepted" for item in items)
+
+
+def batch_metadata(plan: RunPlan, result: BatchResult) -> str:
+    """Return metadata.json's text."""
+    mean = result.mean_similarity
+    metadata = {
+        "complete": result.pending == 0,
+        "summary": {
+            "requested": result.requested,
+            "total_generated": result.total_generated,
+            **result.counts,
+            "acceptance_rate": result.acceptance_rate,
+            "consistency_scores": result.consistency_scores,
+            "accepted_scores": result.accepted_scores,
+            "mean_similarity": None if math.isnan(mean) else mean,
+        },
+        "request": plan.request.to_dict(),
+        "references": plan.references,
+        "face_providers": plan.judging.get("providers", []),
+        "result": result.to_dict(),
+    }
+    return json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+
+
+def read_metadata(folder: str | os.PathLike[str]) -> BatchResult:
+    """Return the result that metadata.json holds; raises InvalidValueError when there is none."""
+    path = Path(folder) / METADATA_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))["result"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidValueError("folder", str(folder), f"one of a batch, with a {METADATA_FILE}") from error
+    # Where the folder is now: it may have moved since, and a relative path was one from elsewhere.
+    return replace(BatchResult.from_dict(data), output_dir=Path(folder))
+
+
+def score_rows(result: BatchResult) -> list[tuple[str, str, str, str, str, str]]:
+    """Return the distribution of all scores and that of the accepted ones, as SCORE_COLUMNS."""
+    rows = []
+    for name, attribute in _SCORES:
+        scores: Sequence[float] = sorted(getattr(result, attribute))
+        if scores:
+            facts = (math.fsum(scores) / len(scores), scores[0], _median(scores), scores[-1])
+            rows.append((name, str(len(scores)), *(f"{fact:.3f}" for fact in facts)))
+    return rows  # type: ignore[return-value]  # four facts
+
+
+def batch_text(result: BatchResult) -> str:
+    """Say in a few lines what has become of a batch, and what all its scores are beside the accepted ones."""
+    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    lines = [f"{result.requested} pictures: {counts}"]
+    if rows := score_rows(result):
+        lines += [f"{row[0]:<24}{''.join(f'{cell:>9}' for cell in row[1:])}" for row in (SCORE_COLUMNS, *rows)]
+        lines.append("The accepted ones were chosen by this score: how well the batch was drawn, the first line says.")
+    return "\n".join(lines)
+
+
+def plan_text(plan: RunPlan) -> str:
+    """Say in a few lines what a run is going to do."""
+    request, recipe, jobs = plan.request, plan.recipe, plan.jobs
+    until = f", until {request.until_accepted} are accepted" if request.until_accepted else ""
+    loras = ", ".join(f"{name} {lora['weight']:g}" for name, lora in recipe["loras"].items())
+    controls = ", ".join(f"{control['type']} {control['scale']:g}" for control in recipe["controls"])
+    basis = plan.judging.get("calibration") or "not calibrated"
+    facts = {
+        "pictures": f"{len(jobs)}{until}, seeds {jobs[0].seed} to {jobs[-1].seed}",
+        "prompt": recipe["prompt"],
+        "negative": recipe["negative_prompt"],
+        "drawn as": f"{recipe['width']}×{recipe['height']} px, {recipe['steps']} steps, {recipe['quality_preset']}",
+        "LoRAs": loras,
+        "controls": controls,
+        "threshold": "" if request.threshold is None else f"{request.threshold:.3f} ({basis})",
+        "on": f"{plan.environment['device']}, {plan.environment['dtype']}",
+        "first job": jobs[0].id,
+    }
+    return "\n".join(f"{name:<10} {fact}" for name, fact in facts.items() if fact)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

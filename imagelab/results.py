@@ -346,7 +346,7 @@ def to_plain(value: object) -> object:
 
 def _from_plain(data: object, kind: Any, place: str) -> object:
     """Build a value of type `kind` of plain JSON types; `place` says where in the whole it stands."""
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin, arguments = _parts(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_plain(data, kind, place)
     if origin in (Union, types.UnionType):
@@ -376,11 +376,20 @@ def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
     hints = _field_types(kind)
     if unknown := sorted(set(data) - set(hints)):
         raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(hints)}")
-    values = {name: _from_plain(item, hints[name], f"{place}.{name}") for name, item in data.items()}
+    values = {
+        # Text, numbers and truth values, most of what there is, are what they should be, or looked at closely.
+        name: item if type(item) is hints[name] else _from_plain(item, hints[name], f"{place}.{name}")
+        for name, item in data.items()
+    }
     try:
         return kind(**values)
     except TypeError as error:
         raise InvalidValueError(place, sorted(data), f"complete ({error})") from error
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(kind), get_args(kind)
 
 
 @cache

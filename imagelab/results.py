@@ -24,6 +24,7 @@ Resize = Literal["stretch", "crop", "fill"]
 Metric = Literal["cosine", "euclidean"]
 ItemStatus = Literal["accepted", "rejected", "unscorable", "failed"]
 
+_SCALARS = frozenset({str, int, float, bool, types.NoneType})
 _IN_MEMORY: Mapping[str, bool] = {"in_memory": True}  # of a field that isn't written to files
 
 
@@ -373,12 +374,11 @@ def _scalar_from_plain(data: Any, kind: type[float | Path], place: str) -> float
 def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
     if not isinstance(data, dict):
         raise InvalidValueError(place, data, "a mapping")
-    hints = _field_types(kind)
-    if unknown := sorted(set(data) - set(hints)):
-        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(hints)}")
+    fields = _fields_of(kind)
+    if unknown := sorted(set(data) - set(fields)):
+        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(fields)}")
     values = {
-        # Text, numbers and truth values, most of what there is, are what they should be, or looked at closely.
-        name: item if type(item) is hints[name] else _from_plain(item, hints[name], f"{place}.{name}")
+        name: item if type(item) in fields[name][1] else _from_plain(item, fields[name][0], f"{place}.{name}")
         for name, item in data.items()
     }
     try:
@@ -393,6 +393,12 @@ def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 @cache
-def _field_types(kind: Any) -> Mapping[str, Any]:
-    """Return the types of a dataclass's fields; kept, because looking them up takes longer than building a value."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+def _fields_of(kind: Any) -> Mapping[str, tuple[Any, frozenset[Any]]]:
+    """Return each field's type, and which of JSON's own types it takes as they are: most of what there is."""
+    hints = ((name, hint) for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__)
+    return {name: (hint, _SCALARS.intersection(_members(hint))) for name, hint in hints}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    origin, arguments = _parts(hint)
+    return arguments if origin in (Union, types.UnionType) else (hint,)

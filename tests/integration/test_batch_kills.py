@@ -25,6 +25,7 @@ def kill(generator, folder, while_drawing, while_storing):
     return Counter({name: drawing[name] + storing[name] for name in drawing}) | Counter(while_drawing=drawing["kills"])
 
 
+@pytest.mark.slow
 def test_two_hundred_kills_lose_double_break_and_change_nothing(generator, tmp_path, record_property):
     """A1: 15 kills while pictures are drawn, 185 while drawn ones are judged and stored, in batches with a LoRA."""
     counted = kill(generator, tmp_path, 15, 185)

@@ -1,22 +1,27 @@
 """Batches that are stopped and go on, with a LoRA and a ControlNet: the same bits as in one go."""
 
 import json
+import os
 import signal
-import subprocess
 import sys
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from resource import RLIMIT_FSIZE, setrlimit
 
 import numpy as np
 import pytest
+from forks import fork, wait_for
 from PIL import Image
 
 from imagelab.batch import BatchImageGenerator, draw_job
 from imagelab.character import CharacterGenerator
+from imagelab.cli import main
 from imagelab.errors import InvalidValueError
 from imagelab.references import CharacterReferenceManager
 from imagelab.runs import RunFolder, read_batch
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 SCENE = "standing in the town, happy expression"
 SMALL = {"num_images": 4, "quality_preset": "draft", "width": 64, "height": 64, "steps": 2, "progress": False}
 
@@ -111,6 +116,16 @@ def test_a_batch_is_bitwise_the_same_in_another_order(generator, manager, option
     assert content(tmp_path / "two") == content(tmp_path / "one") == uninterrupted
 
 
+def test_two_threads_with_one_generator_draw_what_one_thread_draws(
+    generator, manager, options, uninterrupted, tmp_path
+):
+    """C5."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda folder: draw(generator, manager, folder, options), folders))
+    assert [content(folder) for folder in folders] == [uninterrupted] * 2
+
+
 def batches_request(batches, given):
     """Return the request that a batch would be drawn by."""
     caught = []
@@ -190,29 +205,56 @@ def test_until_enough_are_accepted_the_pictures_are_those_of_a_longer_batch(gene
 
 
 COMMAND = [
-    sys.executable, "-m", "imagelab", "batch", "--character", "luca", "--scene", SCENE, "--num-images", "3",
-    "--seed", "7", "--preset", "draft", "--width", "64", "--height", "64", "--steps", "2", "--lora", "beach=0.5",
-    "--no-consistency-check", "--profile", "puppet", "--device", "cpu",
+    "batch", "--character", "luca", "--scene", SCENE, "--num-images", "3", "--seed", "7", "--preset", "draft",
+    "--width", "64", "--height", "64", "--steps", "2", "--lora", "beach=0.5", "--no-consistency-check",
+    "--profile", "puppet", "--device", "cpu",
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_the_same_command_goes_on_after_sigterm(tmp_path):
-    """A7: a scheduler's SIGTERM ends it with 3, a changed option is refused with 2, the same command ends it with 0."""
+def imagelab(*arguments):
+    """Begin a command in a process of its own; return its id."""
+
+    def work():
+        sys.argv = ["imagelab", *map(str, arguments)]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code or 0)
+
+    return fork(work)
+
+
+def test_the_same_command_goes_on_after_sigterm_and_draws_what_one_process_draws(generator, manager, tmp_path, capfd):
+    """A7, F11: SIGTERM ends it with 3, a changed option is refused with 2, the same command ends it with 0."""
+    generator.load()  # what this imports, the forks needn't
     folder = tmp_path / "run"
     command = [*COMMAND, "--output-dir", folder]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    running = imagelab(*command)
     end = time.monotonic() + 240
     while time.monotonic() < end and not ((folder / "ledger.jsonl").exists() and read_batch(folder).items):
-        time.sleep(0.01)
-    running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    if running.returncode:  # it may have been faster than the signal
-        assert (running.returncode, "goes on" in said) == (3, True)
-    changed = subprocess.run([*command, "--scene", "at night"], capture_output=True, text=True, check=False)
-    assert changed.returncode == 2
-    assert "scene_description was" in changed.stderr
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "3 pictures: 3 accepted" in ended.stdout
-    assert read_batch(folder).pending == 0
+        time.sleep(0.005)
+    os.kill(running, signal.SIGTERM)
+    assert wait_for(running) == 3
+    assert "the same command, with the same --output-dir, goes on" in capfd.readouterr().err
+    assert wait_for(imagelab(*command, "--scene", "at night")) == 2
+    assert "scene_description was" in capfd.readouterr().err
+    assert wait_for(imagelab(*command)) == 0
+    assert "3 pictures: 3 accepted" in capfd.readouterr().out
+    given = {"num_images": 3, "seed": 7, "additional_loras": [{"name": "beach", "weight": 0.5}]}
+    draw(generator, manager, tmp_path / "here", SMALL | given | {"enable_consistency_check": False})
+    assert content(folder) == content(tmp_path / "here")
+
+
+def test_a_full_disk_ends_the_command_with_3_and_a_dry_run_draws_nothing(generator, tmp_path, capfd):
+    """B3: files of at most 15,000 bytes, which a picture doesn't fit into."""
+    generator.load()
+
+    def limited():
+        setrlimit(RLIMIT_FSIZE, (15_000, 15_000))
+        os._exit(wait_for(imagelab(*COMMAND, "--width", 128, "--height", 128, "--output-dir", tmp_path / "run")))
+
+    assert wait_for(fork(limited)) == 3
+    assert "File too large" in capfd.readouterr().err
+    assert wait_for(imagelab(*COMMAND, "--output-dir", tmp_path / "dry", "--dry-run")) == 0
+    assert "3, seeds 7 to 9" in capfd.readouterr().out
+    assert not (tmp_path / "dry").exists()

@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from forks import fork, wait_for
 from handmade_runs import check, content, handmade_plan, paint, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,14 @@ from imagelab.runs import RunFolder, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory where there is one: these tests sync thousands of times."""
+    memory = Path("/dev/shm")  # noqa: S108  below it a folder of our own
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +58,6 @@ def at_call(number, do, monkeypatch):
     return calls
 
 
-def in_child(work):
-    """Do something in a fork of this process, which may die of it; return its exit code."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def count_calls(folder, plan):
     with pytest.MonkeyPatch.context() as patch:
         calls = at_call(0, None, patch)
@@ -78,7 +76,7 @@ def test_a_crash_at_any_storage_call_loses_nothing(tmp_path, uninterrupted, reco
 
     for number in range(1, points + 1):
         folder = tmp_path / str(number)
-        assert in_child(lambda number=number, folder=folder: crash(number, folder)) == 9
+        assert wait_for(fork(lambda number=number, folder=folder: crash(number, folder))) == 9
         check(folder, run(folder, handmade_plan()))
         assert content(folder) == uninterrupted
         assert not list(folder.rglob("*.tmp"))
@@ -100,7 +98,7 @@ def test_a_crash_while_going_on_after_a_crash_loses_nothing(tmp_path, uninterrup
     for index, pair in enumerate(pairs):
         folder = tmp_path / str(index)
         for number in pair:
-            in_child(lambda number=number, folder=folder: crash(number, folder))
+            wait_for(fork(lambda number=number, folder=folder: crash(number, folder)))
         check(folder, run(folder, handmade_plan()))
         assert content(folder) == uninterrupted
     record_property("counted", f"0 of {len(pairs)} pairs of crashes lost, doubled, broke or changed a picture")
@@ -398,7 +396,7 @@ def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path, unint
 
     with RunFolder(folder, handmade_plan()) as opened:
         opened.commit(opened.pending_jobs()[0], *paint(opened.pending_jobs()[0]), 0.1)
-        assert in_child(refused) == 0
+        assert wait_for(fork(refused)) == 0
     (folder / ".holder.json").write_text(json.dumps({"pid": os.getpid(), "host": "here", "since": "long ago"}))
     run(folder, handmade_plan())
     assert content(folder) == uninterrupted
@@ -460,15 +458,16 @@ def test_ledger_lines_of_another_run_are_an_error_that_names_the_line(tmp_path):
 def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypatch, record_property):
     """T15."""
     plan = handmade_plan(count=10_000)
-    with monkeypatch.context() as unsynced:
+    with monkeypatch.context() as unsynced, RunFolder(tmp_path / "run", plan) as opened:
         unsynced.setattr(os, "fsync", lambda _: None)  # making it isn't what is measured
-        with RunFolder(tmp_path / "run", plan) as opened:
-            for job in opened.pending_jobs():
-                item, _ = paint(job)
-                if item.path:
-                    (tmp_path / "run" / item.path).write_bytes(b"a picture")
-                opened._append(job, item, 0.1)
-                opened.items[job.index] = item
+        painted = [paint(job)[0] for job in opened.pending_jobs()[:5]]
+        for job in opened.pending_jobs():
+            item = replace(painted[job.index % 5], index=job.index, seed=job.seed)
+            if item.path:
+                item = replace(item, path=item.path.with_name(job.file_name))
+                (tmp_path / "run" / item.path).write_bytes(b"a picture")
+            opened._append(job, item, 0.1)
+            opened.items[job.index] = item
     clock = time.process_time()  # of this process alone: others share the machine
     with RunFolder(tmp_path / "run", plan) as opened:
         settled = time.process_time() - clock

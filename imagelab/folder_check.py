@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,8 @@ def check_folder(
     output, and as the checker when the models load.
     """
     sought = [references] if isinstance(references, CharacterReferences) else list(references)
-    calibrated = _calibrated(sought, calibrations or {}, checker)
+    limits = checker.limits or _strictest([configured_limits(checker.configs, own.character_name) for own in sought])
+    calibrated = _calibrated(sought, calibrations or {}, checker, limits)
     thresholds = _thresholds(sought, threshold, calibrated, checker)
     pictures = list_pictures(source, recursive=recursive, leave_out=check_table_path(output))
     parameters = CheckParameters(
@@ -79,7 +80,7 @@ def check_folder(
         encoder=checker.encoder,
         providers=checker.providers,
         several=checker.several,
-        limits=checker.limits or _strictest([configured_limits(checker.configs, name) for name in thresholds]),
+        limits=limits,
         thresholds=thresholds,
         references={own.character_name: own.references_sha256 for own in sought},
         calibrations={}
@@ -104,18 +105,21 @@ def _calibrated(
     sought: Sequence[CharacterReferences],
     given: Mapping[str, Calibration | None],
     checker: CharacterConsistencyChecker,
+    limits: FaceLimits,
 ) -> dict[str, Calibration]:
     """Return the calibrations there are; raises for a character that isn't sought, and for one of other references."""
     by_name = {own.character_name: own for own in sought}
+    chosen = face_choice(checker.several, limits)
     found = {}
     for name, calibration in given.items():
         references = pick("calibrated character", by_name, name)
         if calibration is None:
             continue
-        chosen = face_choice(checker.several, checker.limits or configured_limits(checker.configs, name))
         made_with = (calibration.encoder, calibration.references_sha256, calibration.face_choice)
         if made_with != (checker.encoder.label, references.references_sha256, chosen):
             expected = f"of {checker.encoder.label}, the references in use and {chosen}: calibrate again"
+            if chosen != face_choice(checker.several, checker.limits or configured_limits(checker.configs, name)):
+                expected += ", or check the characters apart: these limits are the strictest of all of them"
             raise InvalidValueError(f"calibration of {name}", calibration.describe(), expected)
         found[name] = calibration
     return found
@@ -139,11 +143,13 @@ def _thresholds(
 
 
 def _strictest(limits: Sequence[FaceLimits]) -> FaceLimits:
-    return FaceLimits(
-        min_face_px=max(own.min_face_px for own in limits),
-        min_score=max(own.min_score for own in limits),
-        min_visible_fraction=max(own.min_visible_fraction for own in limits),
-    )
+    """Return what only those faces keep that keep all of the limits."""
+    strictest: dict[str, float] = {}
+    for name in (item.name for item in fields(FaceLimits)):
+        given = [value for own in limits if (value := getattr(own, name)) is not None]
+        if given:
+            strictest[name] = min(given) if name.startswith("max_") else max(given)
+    return FaceLimits(**strictest)
 
 
 def _still_holds(file: PictureFile, rows: dict[str, Row]) -> bool:

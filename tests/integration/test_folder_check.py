@@ -19,27 +19,11 @@ from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.faces import FaceLimits, face_choice
 from imagelab.folder_check import check_folder
-from imagelab.references import CharacterReferenceManager, configured_limits
+from imagelab.references import configured_limits
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"
 ALBERTO = ROOT / "imagelab/puppets/weights/references/alberto"
-
-
-@pytest.fixture(scope="module")
-def checker(configs):
-    with CharacterConsistencyChecker("cpu", "puppet", configs) as checker:
-        yield checker
-
-
-@pytest.fixture(scope="module")
-def luca(checker):
-    return CharacterReferenceManager(checker, store="nowhere").references("luca")
-
-
-@pytest.fixture(scope="module")
-def alberto(checker):
-    return CharacterReferenceManager(checker, store="nowhere").references("alberto")
 
 
 @pytest.fixture

@@ -117,6 +117,9 @@ def check(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table to write, or to go on with.")] = Path(
         "check.parquet"
     ),
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Another encoder, whose scores are added; may be given several times.")
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders in it, too.")] = False,
     several: Annotated[
         str, typer.Option(help="Of several faces: require_one, largest, most_central or best_match.")
@@ -139,6 +142,7 @@ def check(
             checker=checker,
             threshold=threshold,
             calibrations=calibrations,
+            encoders=encoder or (),
             recursive=recursive,
         )
     typer.echo(result.to_text())

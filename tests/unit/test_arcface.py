@@ -98,7 +98,7 @@ def test_nothing_is_printed_while_the_models_load(profile, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_detector_of_another_size_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
+def test_a_detector_of_anof_another_threshold_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
     write_pack(tmp_path / "face")
     with FaceEncoder(with_pack("face", (640, 640)), "cpu") as encoder, pytest.raises(ModelFileError, match="128, 128"):
@@ -282,6 +282,34 @@ def test_closing_gives_the_models_back_at_once(profile, tmp_path):
         alive = [weakref.ref(owner) for model in models for owner in (model, model.session)]
         del models
     assert [owner() for owner in alive] == [None] * 4
+
+
+def test_encoders_of_one_pack_share_its_models_until_the_last_is_closed(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as one, FaceEncoder(profile, "cpu") as other:
+        (before,) = one.faces(plain("red"))
+        assert other.encoder == one.encoder
+        assert other._analysis is one._analysis
+        alive = weakref.ref(one._analysis)
+        one.close()
+        (after,) = other.faces(plain("red"))
+        assert np.array_equal(after.embedding, before.embedding)
+    assert alive() is None
+
+
+def test_a_pack_that_has_changed_since_it_was_opened_is_opened_anew(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as before:
+        assert len(before.faces(plain("red"))) == 1
+        write_pack(tmp_path / "face", ())
+        with FaceEncoder(profile, "cpu") as after:
+            assert after.faces(plain("red")) == ()
+            assert after.encoder != before.encoder
+        of_another_threshold = profile.model_copy(
+            update={"face": profile.face.model_copy(update={"detection_threshold": 0.95})}
+        )
+        with FaceEncoder(of_another_threshold, "cpu") as stricter:
+            assert stricter.encoder.detection_threshold == 0.95
 
 
 def test_an_encoder_that_was_left_open_warns(profile, tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.calibration import Calibration
 from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, Row, check_table_path
 from imagelab.config import pick
@@ -19,7 +20,6 @@ from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
-from imagelab.references import configured_limits, configured_threshold
 from imagelab.similarity import Embedding, check_threshold
 from imagelab.verdict_summary import VerdictSummary, summarise
 

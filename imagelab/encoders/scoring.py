@@ -39,7 +39,7 @@ class Read:
         if not rows:
             return _scores(np.empty(0), [], []), _scores(np.empty(0), [], [])
         whose = np.array(self.characters)[places]
-        return score_pictures(np.array(rows, np.float64), whose, places)
+        return score_embeddings(np.array(rows, np.float64), whose, places)
 
 
 def read_pictures(encoder: IdentityEncoder, pictures_by_character: Mapping[str, Sequence[Picture]]) -> Read:
@@ -49,7 +49,9 @@ def read_pictures(encoder: IdentityEncoder, pictures_by_character: Mapping[str, 
     return Read(readings=tuple(readings), characters=tuple(name for name, _ in given))
 
 
-def score_pictures(embeddings: Floats, characters: NDArray[np.str_], names: NDArray[np.int_]) -> tuple[Scores, Scores]:
+def score_embeddings(
+    embeddings: Floats, characters: NDArray[np.str_], names: NDArray[np.int_]
+) -> tuple[Scores, Scores]:
     """Compare unit embeddings (n, d) with the templates of characters, and return genuine and impostor scores.
 
     A template is the direction of the mean of a character's pictures (`similarity.centroid`). Genuine: a picture and

@@ -84,6 +84,14 @@ def plain(colour: str | tuple[int, int, int], size: tuple[int, int] = (128, 128)
     return Image.new("RGB", size, colour)
 
 
+def framed(colour: str | tuple[int, int, int], seed: int) -> Image.Image:
+    """Return a picture whose face is of one colour, in a frame of blocks that no other seed has."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+    image = Image.fromarray(blocks).resize((128, 128), Image.Resampling.NEAREST)
+    image.paste(plain(colour, (96, 96)), (16, 16))  # the pack's face, and what is cut out around it, lie in there
+    return image
+
+
 REDS = ((255, 0, 0), (235, 20, 0), (245, 0, 25))
 
 

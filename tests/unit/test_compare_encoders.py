@@ -6,7 +6,7 @@ import pytest
 
 from imagelab.calibration.resampling import SEVERAL
 from imagelab.encoders import EncoderComparison, EncoderId, Reading, compare_encoders, open_encoders
-from imagelab.encoders.scoring import score_pictures
+from imagelab.encoders.scoring import score_embeddings
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.puppets.render import render
 from imagelab.puppets.world import HELD_OUT_SEED, sample_identity, sample_scene
@@ -59,7 +59,7 @@ def test_scores_are_cosines_to_the_template_of_the_others():
     rng = np.random.default_rng(0)
     rows = np.stack([unit(rng.normal(size=4)) for _ in range(9)]).astype(np.float64)
     whose = np.array(list("aabbbcccd"))
-    genuine, impostor = score_pictures(rows, whose, np.arange(9))
+    genuine, impostor = score_embeddings(rows, whose, np.arange(9))
     own = {int(picture): value for (picture, *_), value in zip(genuine.pictures, genuine.values, strict=True)}
     assert set(own) == set(range(8))  # the only picture of d has no others
     for place, value in own.items():
@@ -73,7 +73,7 @@ def test_templates_of_many_characters_are_resampled_with_their_pictures_and_thos
     rows = np.stack([unit(np.random.default_rng(k).normal(size=4)) for k in range(20)]).astype(np.float64)
     for characters, sides in ((SEVERAL, 2), (SEVERAL - 1, 1)):
         whose = np.array([f"c{k % characters}" for k in range(20)])
-        _, impostor = score_pictures(rows, whose, np.arange(20))
+        _, impostor = score_embeddings(rows, whose, np.arange(20))
         assert impostor.pictures.shape == (20 * (characters - 1), sides)
 
 

@@ -151,7 +151,7 @@ def test_the_same_bytes_twice_are_one_picture_given_twice(ana):
 def turned(references, yaws):
     """Return references as if their faces were turned so."""
     pictures = [
-        replace(picture, face=replace(picture.face, yaw_deg=yaw))
+        replace(picture, face=replace(picture.face, yaw_degrees=yaw))
         for picture, yaw in zip(references.provenance.pictures, yaws, strict=True)
     ]
     return replace(references, provenance=replace(references.provenance, pictures=tuple(pictures)))
@@ -172,7 +172,7 @@ def test_the_light_on_a_reference_is_stored_with_it(manager):
     picture = views(4, 1)[0]
     fade = np.linspace(0.3, 1, picture.width)[None, :, None]
     shaded = Image.fromarray((np.asarray(picture) * fade).astype(np.uint8))
-    lights = [p.face.light for p in manager.create_character_embedding("lit", [picture, shaded]).provenance.pictures]
+    lights = [p.light for p in manager.create_character_embedding("lit", [picture, shaded]).provenance.pictures]
     assert lights[1].from_right > lights[0].from_right + 0.05
     assert lights[1].brightness < lights[0].brightness
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack, write_reference_folders
+from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
@@ -19,20 +19,6 @@ from imagelab.errors import (
 from imagelab.faces import FaceLimits
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a handmade pack, in which a face's embedding is its picture's colour, and reference pictures."""
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    write_reference_folders(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def manager(folder):
-    with handmade_manager(folder) as manager:
-        yield manager
 
 
 def given(folder):

@@ -59,7 +59,7 @@ def calibrate(
     check_whole(seed, "seed", 0, 2**64 - 1)
     own, others = as_scores(genuine, "the character"), as_scores(impostor, "others")
     for name, scores in (("genuine scores", own), ("impostor scores", others)):
-        if min(len(scores), len(np.unique(scores.picture_keys))) < 2:
+        if min(len(scores), scores.picture_count) < 2:
             raise InvalidValueError(name, scores.values.tolist(), "of at least two pictures: one shows no spread")
     limits = _checked_range(score_range, own, others)
     plan = plan_resamples(own, others)
@@ -109,7 +109,7 @@ def _sample(scores: Scores) -> Sample:
     characters = len(np.unique(scores.characters))
     return Sample(
         scores=len(scores),
-        pictures=len(np.unique(scores.picture_keys)),
+        pictures=scores.picture_count,
         characters=characters,
         resampled="characters" if characters >= SEVERAL else "pictures",
     )
@@ -229,7 +229,6 @@ def _variance(resamples: Floats) -> float:
 
 def _worth(scores: Scores, means: Floats) -> float:
     """Return how many independent scores these are worth, by how much their mean varies; at most one a picture."""
-    pictures = len(np.unique(scores.picture_keys))
     variance = _variance(means)
     worth = scores.values.var(ddof=1) / variance if variance > 0 else len(scores)
-    return float(max(1.0, min(worth, pictures, len(scores))))
+    return float(max(1.0, min(worth, scores.picture_count, len(scores))))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.calibration import Scores
-from imagelab.calibration.resampling import SEVERAL
+from imagelab.calibration.scores import TEMPLATE
 from imagelab.encoders.base import IdentityEncoder, Reading, check_pictures
 from imagelab.errors import InvalidValueError
 from imagelab.rgb import Picture
@@ -69,10 +69,8 @@ def score_embeddings(
     own = [item for item in own if np.isfinite(item[1])]
     other = [item for item in other if np.isfinite(item[2])]
     genuine = _scores([score for _, score in own], [[place] for place, _ in own], [[whose[at]] for at, _ in own])
-    # Of few characters pictures are resampled, and templates stay what they are: see calibration.resampling.
-    sides = 2 if len(set(whose.values())) >= SEVERAL else 1
-    pictures = [[str(place), "template"][:sides] for place, *_ in other]
-    people = [[of, against][:sides] for _, of, _, against in other]
+    pictures = [[str(place), TEMPLATE] for place, *_ in other]
+    people = [[of, against] for _, of, _, against in other]
     return genuine, _scores([score for *_, score, _ in other], pictures, people)
 
 

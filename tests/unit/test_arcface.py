@@ -1,9 +1,12 @@
 import gc
+import io
 import json
 import logging
 import math
+import shutil
 import sys
 import weakref
+import zipfile
 
 import numpy as np
 import pytest
@@ -98,7 +101,7 @@ def test_nothing_is_printed_while_the_models_load(profile, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_detector_of_anof_another_threshold_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
+def test_a_detector_of_another_size_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
     write_pack(tmp_path / "face")
     with FaceEncoder(with_pack("face", (640, 640)), "cpu") as encoder, pytest.raises(ModelFileError, match="128, 128"):
@@ -151,6 +154,49 @@ def test_a_pack_that_was_unpacked_into_a_folder_of_its_own_name_says_what_to_mov
     with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError) as caught:
         encoder.faces(plain("red"))
     assert f"{nested}: move them up into {tmp_path / 'face'}" in str(caught.value)
+
+
+def hostile_zips():
+    """Yield archives that no one should unpack: out of the folder, through a link, endlessly, or well-formed."""
+    link = zipfile.ZipInfo("w600k.onnx")
+    link.external_attr = 0o120777 << 16
+    for name, content in (
+        ("../escaped.onnx", b"x"),
+        ("/escaped.onnx", b"x"),
+        (link, b"/etc/passwd"),
+        ("bomb.onnx", bytes(2**25)),
+        ("det.onnx", b"x"),
+    ):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, content)
+        yield stream.getvalue()
+
+
+@pytest.mark.parametrize("content", list(hostile_zips()), ids=["parent", "absolute", "link", "bomb", "whole"])
+def test_a_zip_in_the_place_of_a_pack_is_refused_and_never_unpacked(profile, tmp_path, content):
+    (tmp_path / "face").mkdir()
+    (tmp_path / "face" / "buffalo_l.zip").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError, match="face pack"):
+        encoder.faces(plain("red"))
+    shutil.rmtree(tmp_path / "face")
+    (tmp_path / "face").write_bytes(content)
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises((ModelNotFoundError, ModelFileError)):
+        encoder.faces(plain("red"))
+    assert before == [tmp_path / "face", tmp_path / "face" / "buffalo_l.zip"]
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "face"]
+
+
+@pytest.mark.parametrize("factor", [0.0, math.nan, math.inf])
+def test_a_face_whose_embedding_is_none_is_of_low_quality_and_says_why(profile, tmp_path, factor):
+    write_pack(tmp_path / "face", factor=factor)
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain("red"))
+        (among_many,) = next(encoder.faces_in([plain("red")])).faces
+    assert found.embedding is among_many.embedding is None
+    reading = read_faces([found], FaceLimits())
+    assert (reading.status, reading.reason) == ("low_quality", "the recogniser gave no embedding")
 
 
 @pytest.mark.parametrize("library", ["insightface.app.face_analysis", "onnxruntime"])

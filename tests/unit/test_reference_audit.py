@@ -76,6 +76,44 @@ def views(someone, count):
 
 
 @pytest.fixture(scope="module")
+def crowd(manager):
+    """Embeddings of puppets: (16, 20, d) of those whose references are looked at, and (60, 2, d) of strangers."""
+
+    def embed(first, people, count):
+        shown = (picture for someone in range(first, first + people) for picture in views(someone, count))
+        rows = [reading.embedding for reading in manager._reader.readings(shown)]
+        return np.array(rows, np.float32).reshape(people, count, -1)
+
+    return embed(100, 16, 20), embed(200, 60, 2)
+
+
+def chosen(rng, person, count):
+    return person[rng.permutation(len(person))[:count]]
+
+
+@pytest.mark.slow
+def test_puppets_among_the_references_of_another_are_found_and_clean_sets_are_left_alone(crowd):
+    """On 300 puppets of 22 pictures, in 3000 sets of each kind: 99.3 % or more, 98.9 % of two in five, 0.8 % or less.
+
+    The two that stay below the bar of 99 % look like each other and unlike the rest of the set, and of the three others
+    one is turned away: by their embeddings alone, it might as well be the other way round.
+    """
+    people, strangers = crowd
+    rng = np.random.default_rng(0)
+    for count, planted in ((3, 1), (4, 1), (5, 1), (8, 1), (13, 1), (20, 1), (5, 2)):
+        found = [
+            find_outliers(np.concatenate([chosen(rng, person, count - planted), chosen(rng, stranger, planted)]))
+            .flags[-planted:]
+            .all()
+            for person in people
+            for stranger in strangers
+        ]
+        clean = [find_outliers(chosen(rng, person, count)).flags.any() for person in people for _ in range(20)]
+        assert np.mean(found) >= (0.98 if planted > 1 else 0.99), (count, planted, np.mean(found))
+        assert np.mean(clean) <= 0.01, (count, np.mean(clean))
+
+
+@pytest.fixture(scope="module")
 def ana(manager):
     return manager.create_character_embedding("ana", views(1, 7))
 

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -68,23 +69,20 @@ def manager(tmp_path_factory):
         yield CharacterReferenceManager(checker, tmp_path_factory.mktemp("references"))
 
 
-def views(someone, count):
+def views(someone, count, seed=90_000):
     """Draw a held-out identity in changing scenes."""
-    rng = np.random.default_rng(world.HELD_OUT_SEED + 90_000 + someone)
+    rng = np.random.default_rng(world.HELD_OUT_SEED + seed + someone)
     identity = world.sample_identity(rng)
     return [Image.fromarray(render(world.sample_scene(rng, identity=identity)).image) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
-def crowd(manager):
-    """Embeddings of puppets: (16, 20, d) of those whose references are looked at, and (60, 2, d) of strangers."""
-
-    def embed(first, people, count):
-        shown = (picture for someone in range(first, first + people) for picture in views(someone, count))
-        rows = [reading.embedding for reading in manager._reader.readings(shown)]
-        return np.array(rows, np.float32).reshape(people, count, -1)
-
-    return embed(100, 16, 20), embed(200, 60, 2)
+def crowd():
+    """Embeddings (22, 20, d) of the first of those puppets by whom the model card measures the recogniser."""
+    pictures = (picture for someone in range(22) for picture in views(someone, 20, 40_000))
+    with CharacterConsistencyChecker("cpu", "puppet") as checker:
+        rows = [reading.embedding for reading in checker.readings(pictures)]
+    return np.array(rows, np.float32).reshape(22, 20, -1)
 
 
 def chosen(rng, person, count):
@@ -92,25 +90,23 @@ def chosen(rng, person, count):
 
 
 @pytest.mark.slow
-def test_puppets_among_the_references_of_another_are_found_and_clean_sets_are_left_alone(crowd):
-    """On 300 puppets of 22 pictures, in 3000 sets of each kind: 99.3 % or more, 98.9 % of two in five, 0.8 % or less.
+@pytest.mark.parametrize(("count", "strangers"), [(3, 1), (4, 1), (5, 1), (8, 1), (13, 1), (20, 1), (5, 2)])
+def test_puppets_among_the_references_of_another_are_found_and_clean_sets_are_left_alone(crowd, count, strangers):
+    """Of 300 puppets, in 3000 sets of each kind, 99.2 % or more are found, and 0.8 % or less of the clean are flagged.
 
-    The two that stay below the bar of 99 % look like each other and unlike the rest of the set, and of the three others
-    one is turned away: by their embeddings alone, it might as well be the other way round.
+    Two strangers in five are found in 98.9 %, below the bar of 99 %: they look like each other, and of the other three
+    one is turned away, so that by the embeddings it might as well be the other way round.
     """
-    people, strangers = crowd
     rng = np.random.default_rng(0)
-    for count, planted in ((3, 1), (4, 1), (5, 1), (8, 1), (13, 1), (20, 1), (5, 2)):
-        found = [
-            find_outliers(np.concatenate([chosen(rng, person, count - planted), chosen(rng, stranger, planted)]))
-            .flags[-planted:]
-            .all()
-            for person in people
-            for stranger in strangers
-        ]
-        clean = [find_outliers(chosen(rng, person, count)).flags.any() for person in people for _ in range(20)]
-        assert np.mean(found) >= (0.98 if planted > 1 else 0.99), (count, planted, np.mean(found))
-        assert np.mean(clean) <= 0.01, (count, np.mean(clean))
+    found = [
+        find_outliers(np.concatenate([chosen(rng, own, count - strangers), chosen(rng, other, strangers)]))
+        .flags[-strangers:]
+        .all()
+        for own, other in permutations(crowd, 2)
+    ]
+    clean = [find_outliers(chosen(rng, own, count)).flags.any() for own in crowd for _ in range(10)]
+    assert np.mean(found) >= (0.985 if strangers > 1 else 0.99)
+    assert np.mean(clean) <= 0.01
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ class CharacterReferenceManager(StoredReferences):
         `references`; CalibrationFileError for a calibration made for other references or another encoder;
         InvalidValueError for the threshold; ImageFileError for the file.
         """
-        given = None if threshold is None else check_threshold(threshold)  # a bad one is refused before anything loads
+        given = None if threshold is None else as_threshold(threshold)  # a bad one is refused before anything loads
         references = self.references(character_name)
-        return self.judge(references, generated_image, self._threshold(references, given))
+        return self.judge(references, generated_image, given or self._threshold(references))
 
     def threshold(self, character_name: str, given: float | None = None, *, batch: bool = False) -> ThresholdInForce:
         """Return the threshold that a character's pictures are judged by, a cosine.
@@ -53,8 +53,8 @@ class CharacterReferenceManager(StoredReferences):
         with `batch` that for batches. Raises InvalidValueError for `given`; else as `calibration`.
         """
         if given is not None:
-            return ThresholdInForce(value=check_threshold(given))
-        return self._threshold(self.references(character_name), None, batch=batch)
+            return as_threshold(given)
+        return self._threshold(self.references(character_name), batch=batch)
 
     def calibrate(
         self,
@@ -143,11 +143,7 @@ class CharacterReferenceManager(StoredReferences):
         for found in self._reader.faces_in(images):
             yield read_found(found, limits, self._several, references.similarity)
 
-    def _threshold(
-        self, references: CharacterReferences, given: float | None, *, batch: bool = False
-    ) -> ThresholdInForce:
-        if given is not None:
-            return ThresholdInForce(value=given)
+    def _threshold(self, references: CharacterReferences, *, batch: bool = False) -> ThresholdInForce:
         if calibration := self._calibration_of(references):
             return ThresholdInForce(value=calibration.threshold.value, calibration=calibration)
         return ThresholdInForce(value=configured_threshold(self.configs, references.character_name, batch=batch))

@@ -211,7 +211,10 @@ class StoredReferences:
 
     def _read_once(self, path: Path) -> CharacterReferences:
         """Read a store, unless it is the file that was read before: a check would take longer over it than a face."""
-        stat = path.stat()  # before the content: if it changes in between, the stamp is too old and it is read again
+        try:
+            stat = path.stat()  # before the content: if it changes in between, the stamp is old and it is read again
+        except OSError as error:  # it was there a moment ago
+            raise ReferenceStoreError(path, f"can't be read: {error.strerror or error}", "Try again") from error
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if path not in self._read or self._read[path][0] != stamp:
             self._read[path] = (stamp, read_references(path))

@@ -231,6 +231,10 @@ def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A"
 
 def _draw_curve(axis: Axes, curve: Curve) -> None:
     fmr, fnmr = (np.clip(rates, 1e-6, 1 - 1e-6) for rates in (curve.fmr, curve.fnmr))
+    if not ((curve.fmr > 0) & (curve.fnmr > 0)).any():
+        axis.text(0.97, 0.04, "no threshold errs both ways here:\nthe curve lies outside, beyond the lower left corner",
+                  transform=axis.transAxes, ha="right", va="bottom", fontsize=8, color=INK)  # fmt: skip
+        return
     axis.plot(_deviate(fmr), _deviate(fnmr), color=GENUINE, linewidth=1.8, label="all thresholds")
 
 

@@ -96,7 +96,7 @@ class CharacterReferenceManager(StoredReferences):
             encoder=references.provenance.encoder.label,
             character_name=character_name,
             references_sha256=references.references_sha256,
-            face_choice=face_choice(self._several, self._limits(character_name)),
+            face_choice=self.face_choice(character_name),
         )
         check_threshold(calibration.threshold.value)
         write_calibration(path, calibration)
@@ -106,6 +106,10 @@ class CharacterReferenceManager(StoredReferences):
             impostor=impostor.statuses,
             left_out={**genuine.left_out, **impostor.left_out},
         )
+
+    def face_choice(self, character_name: str) -> str:
+        """Say in a line which face of a picture counts as a character's."""
+        return face_choice(self._several, self._limits(character_name))
 
     def calibration_path(self, character_name: str) -> Path:
         """Return where a character's calibration is, or would be; raises as `store_path`."""
@@ -157,5 +161,5 @@ class CharacterReferenceManager(StoredReferences):
             encoder=references.provenance.encoder.label,
             character_name=references.character_name,
             references_sha256=references.references_sha256,
-            face_choice=face_choice(self._several, self._limits(references.character_name)),
+            face_choice=self.face_choice(references.character_name),
         )

@@ -10,8 +10,8 @@ from imagelab.encoders import open_clip, open_encoder
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.puppets.render import render
 from imagelab.puppets.world import HELD_OUT_SEED, full_caption, sample_identity, sample_scene
-from imagelab.set_description import Measured, SetDescription, describe_set, prompt_adherence
-from imagelab.set_measures import copy_paste_rate, diversity, near_copies, pareto_optimal, sharpness, vendi_score
+from imagelab.set_description import Measured, SetDescription, describe_set, near_copies, prompt_adherence
+from imagelab.set_measures import copy_paste_rate, diversity, pareto_optimal, sharpness, vendi_score
 from imagelab.set_plots import frontier
 
 SEEDS = pytest.mark.parametrize("seed", range(5))

@@ -183,7 +183,7 @@ class CharacterGenerator:
     ) -> tuple[Generation, ...]:
         """Draw a request from several seeds in one go, which a GPU does faster than one after the other.
 
-        Pictures differ from those drawn alone in the last bits only: docs/decisions/0009. The request's own seed isn't
+        Pictures differ from those drawn alone in the last bits only: docs/decisions/0011. The request's own seed isn't
         used. Raises what `generate` raises; of an error's batch no picture is kept.
         """
         self._refuse_if_closed()

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.arcface import CHUNK, FaceEncoder, PictureT
 from imagelab.config import Configs, Profile, load_configs, pick
 from imagelab.errors import InvalidValueError, shorten
@@ -22,11 +23,11 @@ from imagelab.faces import (
     read_faces,
     read_found,
 )
+from imagelab.reference_calibration import ThresholdInForce, as_threshold
 from imagelab.reference_store import CharacterReferences
-from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
 from imagelab.rgb import Picture, Rgb, to_rgb
-from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, cosine, unit
+from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, nearest, unit
 
 
 class CharacterConsistencyChecker:
@@ -129,7 +130,7 @@ class CharacterConsistencyChecker:
         self,
         images: Iterable[Picture],
         reference: CharacterReferences | Picture | NDArray[np.floating],
-        threshold: float | None = None,
+        threshold: float | ThresholdInForce | None = None,
         *,
         metric: str = "cosine",
         character_name: str = "",
@@ -137,29 +138,31 @@ class CharacterConsistencyChecker:
         """Judge pictures by one reference: a character's references, a picture or an embedding (d,).
 
         `threshold` is in the metric's units; None takes the cosine that is configured for the character (0.65 for one
-        that isn't), converted. A file that can't be read, or a face that can't be compared, is a status of its picture
-        and ends nothing. Raises InvalidValueError for the threshold, UnknownNameError for the metric and as `embed` for
-        the reference; InvalidValueError for references that another encoder made.
+        that isn't), converted: a checker knows of no store. CharacterReferenceManager.threshold, which may be that of
+        a calibration, is converted too, and the verdicts name it. A file that can't be read, or a face that can't be
+        compared, is a status of its picture and ends nothing. Raises InvalidValueError for the threshold,
+        UnknownNameError for the metric and as `embed` for the reference; InvalidValueError for references that another
+        encoder made.
         """
         if not isinstance(images, Iterable) or isinstance(images, str | os.PathLike):
             raise InvalidValueError("images", images, "a list of pictures")
         if isinstance(reference, CharacterReferences):
             character_name = character_name or reference.character_name
-        if threshold is None:
-            threshold = pick("metric", METRICS, metric).from_cosine(configured_threshold(self.configs, character_name))
-        limit = check_threshold(threshold, metric)
+        in_force = self._in_force(threshold, metric, character_name)
         limits = self.limits or configured_limits(self.configs, character_name)
         templates = self._templates(reference)
-        readings = self.readings(images, partial(_nearest, templates), limits)
-        return [self._judge(reading, templates, limit, metric, character_name) for reading in readings]
+        readings = self.readings(images, lambda embedding: nearest(templates, embedding).cosine, limits)
+        return [self._judge(reading, templates, in_force, metric, character_name) for reading in readings]
 
-    def verdict(self, reading: FaceReading, references: CharacterReferences, threshold: float) -> Verdict:
+    def verdict(
+        self, reading: FaceReading, references: CharacterReferences, threshold: float | ThresholdInForce
+    ) -> Verdict:
         """Judge a face that was read by a character's references; `threshold` is a cosine.
 
         Raises InvalidValueError for the threshold, and for references that another encoder made.
         """
         templates = self._templates(references)
-        return self._judge(reading, templates, check_threshold(threshold), "cosine", references.character_name)
+        return self._judge(reading, templates, as_threshold(threshold), "cosine", references.character_name)
 
     def cleanup(self) -> None:
         """Give back the memory of the models; the checker can't be used again."""
@@ -171,18 +174,29 @@ class CharacterConsistencyChecker:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
+    def _in_force(
+        self, threshold: float | ThresholdInForce | None, metric: str, character_name: str
+    ) -> ThresholdInForce:
+        """Return the threshold in the metric's units."""
+        if threshold is None:
+            threshold = ThresholdInForce(value=configured_threshold(self.configs, character_name))
+        if isinstance(threshold, ThresholdInForce):
+            return replace(threshold, value=pick("metric", METRICS, metric).from_cosine(threshold.value))
+        return ThresholdInForce(value=check_threshold(threshold, metric))
+
     def _judge(
-        self, reading: FaceReading, templates: NDArray[np.float32], threshold: float, metric: str, name: str
+        self, reading: FaceReading, templates: NDArray[np.float32], in_force: ThresholdInForce, metric: str, name: str
     ) -> Verdict:
-        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
-        score = max(found, key=lambda one: one.cosine).value if found else None
+        score = None if reading.embedding is None else nearest(templates, reading.embedding, metric).value
         return Verdict(
             character_name=name,
             status=reading.status,
             similarity_score=score,
-            threshold=threshold,
+            threshold=in_force.value,
             metric="euclidean" if metric == "euclidean" else "cosine",
             encoder=self.encoder.label,
+            calibrated=in_force.calibration is not None,
+            calibration=in_force.label,
         )
 
     def _embedding(self, given: Picture | NDArray[np.floating]) -> Embedding:
@@ -198,7 +212,3 @@ class CharacterConsistencyChecker:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
         return reference.templates
-
-
-def _nearest(templates: NDArray[np.float32], embedding: Embedding) -> float:
-    return max(cosine(row, embedding) for row in templates)

@@ -11,10 +11,11 @@ from torch import Tensor
 from imagelab.config import Configs, Profile
 from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
+from imagelab.devices import device_name
 from imagelab.encoding import encode_prompt
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
-from imagelab.pipeline import Guide, LoadedPipeline, OnStep, device_name, draw
+from imagelab.pipeline import Guide, LoadedPipeline, OnStep, draw
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import ControlRecord, Generation, GenerationRecord

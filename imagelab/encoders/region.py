@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagelab.config import Encoder
+from imagelab.devices import within_memory
 from imagelab.encoders.base import EncoderId, Reading, check_pictures, settings_sha256, text_sha256
 from imagelab.encoders.face import ArcFaceEncoder
 from imagelab.errors import ImageFileError, InvalidValueError
-from imagelab.pipeline import within_memory
 from imagelab.results import FaceStatus
 from imagelab.rgb import Picture, to_rgb
 from imagelab.similarity import unit

@@ -233,10 +233,11 @@ def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By defau
 
 @app.command()
 def schema() -> None:
-    """Write the JSON schemas of the four YAML files."""
+    """Write the JSON schemas of the four YAML files, and that of the chunk in pictures."""
     from imagelab.config.schema import write_schemas
+    from imagelab.metadata.schema import write_chunk_schema
 
-    for path in write_schemas():
+    for path in (*write_schemas(), write_chunk_schema()):
         typer.echo(f"wrote {path.name}")
 
 

@@ -13,6 +13,7 @@ from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name
 from imagelab.encoding import encode_prompt
+from imagelab.environment import read_environment
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
 from imagelab.pipeline import Guide, LoadedPipeline, OnStep, draw
@@ -173,6 +174,10 @@ def _record(
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
         scheduler=plan.scheduler.name,
+        scheduler_settings={"class_name": plan.scheduler.class_name, **plan.scheduler.kwargs},
+        sampler=plan.scheduler.sampler,
+        schedule_type=plan.scheduler.schedule_type,
+        vae_tile_px=_vae_tile_px(plan),
         loras=tuple(lora.record for lora in plan.loras),
         controls=controls,
         device=device_name(loaded.device),
@@ -181,9 +186,16 @@ def _record(
         batch_size=batch_size,
         degraded=loaded.degraded,
         versions={library: library_version(library) for library in _LIBRARIES},
+        environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,
     )
+
+
+def _vae_tile_px(plan: Plan) -> int | None:
+    memory = plan.profile.memory
+    tiles = memory.vae_tiling and max(plan.width, plan.height) > memory.vae_tile_px
+    return memory.vae_tile_px if tiles else None
 
 
 def _source_name(profile: Profile) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ReferenceStoreError,
         UnknownNameError,
     )
+    from imagelab.imagefiles import read_picture_metadata
     from imagelab.preprocess import ControlMap, make_control_map
     from imagelab.references import CharacterReferenceManager
     from imagelab.results import (
@@ -70,6 +71,7 @@ __all__ = [
     "__version__",
     "load_configs",
     "make_control_map",
+    "read_picture_metadata",
 ]
 
 _NAMES_BY_MODULE = {
@@ -92,6 +94,7 @@ _NAMES_BY_MODULE = {
         "ReferenceStoreError",
         "UnknownNameError",
     ),
+    "imagefiles": ("read_picture_metadata",),
     "preprocess": ("ControlMap", "make_control_map"),
     "references": ("CharacterReferenceManager",),
     "results": (

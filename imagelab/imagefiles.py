@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagelab.errors import ImageFileError, InvalidValueError
-from imagelab.metadata import CHUNK_KEY, PictureChunk, embedding, format_infotext, infotext_of, read_chunk, write_chunk
+from imagelab.metadata import (
+    PictureChunk,
+    PictureMetadata,
+    embedding,
+    find_chunk,
+    format_infotext,
+    infotext_of,
+    read_chunk,
+    read_metadata,
+    write_chunk,
+)
 from imagelab.results import GenerationRecord
 from imagelab.whole_file import whole_file
 
@@ -226,6 +236,21 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
         return embedding.read_texts(image)
 
 
+def read_picture_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
+    """Return what a picture says of its making.
+
+    Written by imagelab, A1111, Forge, ComfyUI, InvokeAI, Fooocus or SwarmUI, into a PNG, or into the EXIF of a JPEG or
+    WebP; `writer` is None where nothing is said that can be read. It is text from whoever made the file: none of it is
+    run, looked up or opened here. Raises ImageFileError for a picture that can't be read, for megabytes of text, and
+    for a damaged record of our own.
+    """
+    path, texts = Path(path), read_texts(path)
+    try:
+        return read_metadata(texts)
+    except InvalidValueError as error:
+        raise ImageFileError(path, f"carries a record that can't be read: {error}") from error
+
+
 def read_record(path: str | os.PathLike[str]) -> GenerationRecord:
     """Return the record that `save_picture` put into a picture; raises ImageFileError if there is none."""
     return read_picture_chunk(path).record
@@ -233,9 +258,8 @@ def read_record(path: str | os.PathLike[str]) -> GenerationRecord:
 
 def read_picture_chunk(path: str | os.PathLike[str]) -> PictureChunk:
     """Return the `imagelab` chunk of a picture; raises ImageFileError if there is none, or a damaged one."""
-    path, texts = Path(path), read_texts(path)
-    text = texts.get(CHUNK_KEY, texts.get("MakerNote", ""))
-    if CHUNK_KEY not in texts and not text.startswith("{"):
+    path, text = Path(path), find_chunk(read_texts(path))
+    if text is None:
         raise ImageFileError(path, "carries no imagelab record")
     try:
         return read_chunk(text)

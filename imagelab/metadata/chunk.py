@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from imagelab.errors import InvalidValueError
+from imagelab.metadata.numbers import load_json
 from imagelab.results import GenerationRecord, Record
 
 CHUNK_VERSION = 2  # that is written; 1 was the bare record
@@ -30,15 +31,19 @@ def read_chunk(text: str) -> PictureChunk:
     Raises InvalidValueError for one that is damaged, or that a later version of imagelab wrote.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = load_json(text)
+    except ValueError as error:
         raise InvalidValueError("imagelab chunk", text, "JSON") from error
     if not isinstance(data, dict):
         raise InvalidValueError("imagelab chunk", data, "a mapping")
     try:
-        return PictureChunk.from_dict(_upgraded(data))
-    except OverflowError as error:  # a whole number that is more than a float holds
+        chunk = PictureChunk.from_dict(_upgraded(data))
+        write_chunk(chunk)  # what can't be written was never written here: NaN, infinities
+    except InvalidValueError:
+        raise
+    except (OverflowError, ValueError) as error:  # the former for a whole number that is more than a float holds
         raise InvalidValueError("imagelab chunk", text, "with numbers that a computer has") from error
+    return chunk
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _take_hashes(line: str) -> tuple[str, dict[str, str]]:
         return line, {}
     try:
         hashes = json.loads(found[1])
-    except (ValueError, RecursionError):
+    except ValueError:
         return line, {}
     return line[: found.start()] + line[found.end() :], {key: str(value) for key, value in hashes.items()}
 

@@ -3,22 +3,12 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 
+from imagelab.metadata.numbers import plain_number, to_number
 from imagelab.metadata.values import LoraMention
 from imagelab.results import LoraRecord
 
 _TAG = re.compile(r"<lora:([^:<>]+)((?::[^:<>]*)*)>")
-
-
-def plain_number(value: float) -> str:
-    """Write a number without an exponent, which Civitai's pattern doesn't know, and so that it comes back the same.
-
-    >>> plain_number(7.0), plain_number(1e-05)
-    ('7', '0.00001')
-    """
-    text = format(Decimal(repr(float(value))), "f")
-    return text.removesuffix(".0")
 
 
 def lora_tag(lora: LoraRecord, steps: int) -> str:
@@ -57,27 +47,6 @@ def _mention(name: str, options: str, hashes: Mapping[str, str]) -> LoraMention:
     unet = named.get("unet", positional[1] if len(positional) > 1 else None)
     weight = text if unet is None else to_number(unet)
     return LoraMention(name=name, weight=weight, text_encoder_weight=text, hash=hashes.get(name))
-
-
-def to_number(value: object) -> float | None:
-    """Read a number that somebody wrote, None for what isn't one, NaN and infinities among it."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def to_whole(value: object) -> int | None:
-    """Read a whole number that somebody wrote, None for what isn't one."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value  # a seed of 64 bits is more than a float holds
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,30}", value.strip()):
-        return int(value)
-    number = to_number(value)
-    return int(number) if number is not None and number.is_integer() else None
 
 
 def named_hashes(text: str) -> dict[str, str]:

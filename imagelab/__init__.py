@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from imagelab.imagefiles import read_picture_metadata
     from imagelab.preprocess import ControlMap, make_control_map
+    from imagelab.redraw import Replay, replay
     from imagelab.references import CharacterReferenceManager
     from imagelab.results import (
         BatchItem,
@@ -66,12 +67,14 @@ __all__ = [
     "NotebookError",
     "ProfileError",
     "ReferenceStoreError",
+    "Replay",
     "UnknownNameError",
     "Verdict",
     "__version__",
     "load_configs",
     "make_control_map",
     "read_picture_metadata",
+    "replay",
 ]
 
 _NAMES_BY_MODULE = {
@@ -97,6 +100,7 @@ _NAMES_BY_MODULE = {
     "imagefiles": ("read_picture_metadata",),
     "preprocess": ("ControlMap", "make_control_map"),
     "references": ("CharacterReferenceManager",),
+    "redraw": ("Replay", "replay"),
     "results": (
         "BatchItem",
         "BatchResult",

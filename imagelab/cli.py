@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|doctor|check|bench|lora|control|random-sdxl|refresh|schema`.
+"""The command line: `python -m imagelab run|doctor|check|replay|bench|lora|control|random-sdxl|refresh|schema`.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -146,6 +146,32 @@ def check(
             recursive=recursive,
         )
     typer.echo(result.to_text())
+
+
+@app.command()
+def replay(
+    image: Annotated[Path, typer.Argument(help="A picture that imagelab drew: PNG, JPEG or WebP.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to keep the new one.")] = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="Map of a control, what it was made of, or a folder of such; may be given several times."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default as it was drawn.")] = None,
+) -> None:
+    """Draw a picture again from what it carries: exit code 0 if it is the same, 1 if not, with all that changed."""
+    from imagelab.imagefiles import check_picture_path, save_picture
+
+    if output is not None:
+        check_picture_path(output, "--output")
+    from imagelab.redraw import replay as draw_again
+
+    outcome = draw_again(image, controls=control or (), device=device)
+    typer.echo(outcome.to_text())
+    if output is not None:
+        save_picture(outcome.generation.image, output, outcome.generation.record)
+        typer.echo(f"wrote {output}")
+    if not outcome.identical:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -21,6 +21,7 @@ _MODELS = ("ckpt_name", "unet_name", "model_name")
 _MAX_SAMPLERS = 50
 _MAX_LINKS = 5000  # on the way from one of them
 _MAX_INPUTS = 500  # of a node
+_MAX_HANDS = 20  # nodes that hand on one value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,23 +128,20 @@ def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None
 
 
 def _text(graph: Mapping[str, Any], value: object) -> str | None:
-    """Return a text, or that of the node that is linked in its place."""
-    for _ in range(20):  # nodes that hand it on
-        if isinstance(value, str):
-            return value
-        node = _node(graph, value)
-        if node is None:
-            return None
-        value = next((node.inputs[name] for name in _TEXTS if name in node.inputs), None)
-    return None
+    return to_text(_followed(graph, value, _TEXTS))
 
 
 def _number(graph: Mapping[str, Any], value: object) -> object:
-    for _ in range(20):
+    return _followed(graph, value, _NUMBERS)
+
+
+def _followed(graph: Mapping[str, Any], value: object, names: tuple[str, ...]) -> object:
+    """Return a value, or the one that nodes linked in its place hand on under one of the names."""
+    for _ in range(_MAX_HANDS):
         node = _node(graph, value)
         if node is None:
             return value
-        value = next((node.inputs[name] for name in _NUMBERS if name in node.inputs), None)
+        value = next((node.inputs[name] for name in names if name in node.inputs), None)
     return None
 
 

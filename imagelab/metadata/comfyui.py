@@ -16,6 +16,8 @@ from imagelab.metadata.values import ControlMention, LoraMention, PictureMetadat
 _PARTS = ("noise", "guider", "sampler", "sigmas")  # of SamplerCustomAdvanced: nodes with one setting each
 _TEXTS = ("text", "text_g", "text_l", "prompt", "populated_text", "string", "value", "Text", "t5xxl", "clip_l")
 _NUMBERS = ("seed", "noise_seed", "value", "int", "float", "number", "Value", "Number")
+# Behind these may lie another picture's whole making, with prompts and LoRAs of its own.
+_PICTURES = frozenset({"image", "images", "pixels", "samples", "latent", "latent_image", "mask", "control_net"})
 _MODELS = ("ckpt_name", "unet_name", "model_name")
 # Of a stranger's graph, so that none takes for ever:
 _MAX_SAMPLERS = 50
@@ -91,8 +93,8 @@ def _in_order(graph: Mapping[str, Any]) -> list[_Node]:
     return sorted(samplers, key=lambda node: depths[node.name])
 
 
-def _up(graph: Mapping[str, Any], start: _Node, *inputs: str) -> Iterator[_Node]:
-    """Walk upstream from some inputs of a node, the nearest nodes first, each once."""
+def _up(graph: Mapping[str, Any], start: _Node, *inputs: str, around: frozenset[str] = frozenset()) -> Iterator[_Node]:
+    """Walk upstream from some inputs of a node, the nearest nodes first, each once; `around` some inputs of others."""
     waiting = deque(start.inputs.get(name) for name in inputs)
     seen: set[tuple[str, int]] = set()
     for _ in range(_MAX_LINKS):
@@ -102,14 +104,15 @@ def _up(graph: Mapping[str, Any], start: _Node, *inputs: str) -> Iterator[_Node]
         if node is not None and (node.name, node.output) not in seen:
             seen.add((node.name, node.output))
             yield node
-            waiting.extend(islice(_onward(node), _MAX_INPUTS))
+            waiting.extend(islice(_onward(node, around), _MAX_INPUTS))
 
 
-def _onward(node: _Node) -> Iterator[object]:
+def _onward(node: _Node, around: frozenset[str]) -> Iterator[object]:
     """Return the links of a node that belong to the output that it was met by."""
     # ControlNetApplyAdvanced takes both prompts and passes them on, each by an output of its own.
     other = ("negative", "positive")[node.output] if node.output < 2 and "negative" in node.inputs else None
-    return (value for name, value in node.inputs.items() if name != other and isinstance(value, list))
+    past = {other, *around}
+    return (value for name, value in node.inputs.items() if name not in past and isinstance(value, list))
 
 
 def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None:
@@ -117,7 +120,7 @@ def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None
     if not any(name in sampler.inputs for name in names):
         return None
     texts: list[str] = []
-    for node in _up(graph, sampler, *names):
+    for node in _up(graph, sampler, *names, around=_PICTURES):
         if node.kind == "ConditioningZeroOut":
             return ""
         if "clip" not in node.inputs and "CLIPTextEncode" not in node.kind:
@@ -169,7 +172,8 @@ def _size(graph: Mapping[str, Any], sampler: _Node) -> tuple[int, int] | None:
 
 def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:
     """Return the LoRAs on the way to the model, those that act first first."""
-    nodes = [node for node in _up(graph, sampler, "model") if isinstance(node.inputs.get("lora_name"), str)]
+    on_the_way = _up(graph, sampler, "model", around=_PICTURES)
+    nodes = [node for node in on_the_way if isinstance(node.inputs.get("lora_name"), str)]
     named = {
         node.name: LoraMention(
             name=str(file_stem(node.inputs["lora_name"])),
@@ -182,8 +186,8 @@ def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:
 
 
 def _controls(graph: Mapping[str, Any], sampler: _Node) -> tuple[ControlMention, ...]:
-    nodes = [node for node in _up(graph, sampler, "positive", "conditioning") if "control_net" in node.inputs]
-    return tuple(_control(graph, node) for node in nodes)
+    nodes = _up(graph, sampler, "positive", "conditioning", around=_PICTURES)
+    return tuple(_control(graph, node) for node in nodes if "control_net" in node.inputs)
 
 
 def _control(graph: Mapping[str, Any], node: _Node) -> ControlMention:

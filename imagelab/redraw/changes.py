@@ -38,7 +38,7 @@ def compare_records(
     before, after = _leaves(recorded, given_as_maps), _leaves(now, given_as_maps)
     unsaid = [name for name in ("environment", "scheduler_settings") if not getattr(recorded, name)]
     changes = [
-        (name, Change(name=name, recorded=_shown(before.get(name)), now=_shown(after.get(name))))
+        (name, Change(name=_shown(name), recorded=_shown(before.get(name)), now=_shown(after.get(name))))
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name) and name.partition(".")[0] not in unsaid
     ]
@@ -68,4 +68,7 @@ def _flat(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 
 
 def _shown(value: object) -> str:
-    return _NOTHING if value is None else value if isinstance(value, str) and len(value) <= 64 else shorten(value)
+    if value is None:
+        return _NOTHING
+    # Bare where it is short and has no control characters in it, which a terminal would obey.
+    return value if isinstance(value, str) and len(value) <= 64 and value.isprintable() else shorten(value)

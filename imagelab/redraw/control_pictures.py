@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imagelab.config import Configs
 from imagelab.controls import map_background
-from imagelab.errors import ImageFileError
+from imagelab.errors import ImageFileError, shorten
 from imagelab.imagefiles import control_map_path, open_image, pixels_sha256
 from imagelab.results import ControlRecord, ControlUse, GenerationRecord, GenerationRequest
 
@@ -60,8 +60,8 @@ def _find(
     for path in candidates:
         if _hash(path, map_background(control.type) if control.is_map else (255, 255, 255)) == control.image_sha256:
             return replace(use, image=path)
-    what = f"the map of its {control.type} control (pixels_sha256 {control.map_sha256[:12]}…)"
-    source = f"{control.image.name} (pixels_sha256 {control.image_sha256[:12]}…)"
+    what = f"the map of its {control.type} control (pixels_sha256 {shorten(control.map_sha256, 20)})"
+    source = f"{shorten(control.image.name)} (pixels_sha256 {shorten(control.image_sha256, 20)})"
     raise ImageFileError(
         picture, f"{what} isn't beside it", f"Give it, or what it was made of, {source}: --control FILE"
     )

@@ -119,6 +119,19 @@ def test_every_planted_change_is_named(generator, with_loras, tmp_path):
     assert f"  {threads}" in outcome.to_text().splitlines()
 
 
+def test_what_a_stranger_wrote_is_shown_without_its_control_characters(generator, with_loras, with_control, tmp_path):
+    escape = "\x1b]0;title\x07"
+    strange = replace(with_loras.record, base_model=escape, versions={escape: "1"})
+    text = replay(save_picture(with_loras.image, tmp_path / "a.png", strange), generator).to_text()
+    assert "base_model" in text
+    assert "\x1b" not in text
+    control = replace(with_control.record.controls[0], image=Path(escape), map_sha256=escape, image_sha256=escape)
+    path = save_picture(with_control.image, tmp_path / "b.png", replace(with_control.record, controls=(control,)))
+    with pytest.raises(ImageFileError) as refusal:
+        replay(path, generator)
+    assert "\x1b" not in str(refusal.value)
+
+
 def test_a_changed_configuration_draws_another_picture_and_is_named(configs, with_loras, tmp_path):
     schedulers = dict(configs.sdxl.schedulers)
     name = with_loras.record.scheduler

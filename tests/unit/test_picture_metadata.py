@@ -97,6 +97,16 @@ def test_comfyuis_graph_is_walked_from_the_sampler_that_begins():
     ]
 
 
+def test_the_prompt_of_the_picture_that_a_control_follows_is_another_ones():
+    drawn = {
+        "40": {"class_type": "KSampler", "inputs": {"seed": 9, "positive": ["41", 0], "model": ["4", 0]}},
+        "41": {"class_type": "CLIPTextEncode", "inputs": {"text": "a house", "clip": ["4", 1]}},
+        "14": {"class_type": "VAEDecode", "inputs": {"samples": ["40", 0], "vae": ["4", 2]}},
+    }
+    read = read_metadata({"prompt": json.dumps(COMFYUI | drawn)})
+    assert (read.prompt, len(read.controls)) == ("a boy on the beach", 1)
+
+
 def test_a_sampler_in_parts_is_put_together():
     read = read_metadata({"prompt": json.dumps(COMFYUI_IN_PARTS)})
     assert (read.seed, read.steps, read.cfg, read.size) == (2**64 - 1, 12, 4.5, (640, 640))

@@ -247,7 +247,7 @@ class CharacterGenerator:
         with self._lock:
             models = self._ready()
             models.patcher.clear()
-            with models.loaded.weights_at_hand(self.profile.memory):
+            with models.weights_at_hand():
                 return compare_loras(models.loaded.pipe, [(lora.path, lora.record) for lora in planned])
 
     def cleanup(self) -> None:

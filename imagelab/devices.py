@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.errors import InvalidValueError, OutOfMemoryError
 
 ResultT = TypeVar("ResultT")
 
@@ -31,8 +31,8 @@ def device_name(device: torch.device) -> str:
 
 
 def within_memory(call: Callable[[], ResultT], fix: str) -> ResultT:
-    """Return what a call returns; raises GenerationError when the GPU's memory is too small for it."""
+    """Return what a call returns; raises OutOfMemoryError when the GPU's memory is too small for it."""
     with suppress(torch.OutOfMemoryError):
         return call()
     # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
-    raise GenerationError("out of GPU memory", fix)
+    raise OutOfMemoryError("out of GPU memory", fix)

@@ -1,5 +1,6 @@
 """A profile's models, from local files to a pipeline that is ready to draw."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 from imagelab.config import Profile
-from imagelab.devices import resolve_device
+from imagelab.devices import resolve_device, within_memory
 from imagelab.errors import ModelFileError
 from imagelab.model_loading import check_complete, load_or_refuse, quietly
 from imagelab.models import (
@@ -19,13 +20,13 @@ from imagelab.models import (
     resolve_source,
     sdxl_without_weights,
 )
-from imagelab.pipeline import LoadedPipeline, apply_memory_policy, use_sdpa
+from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa
 
 
 def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
     """Load a profile's models from local files and put them where its memory policy says.
 
-    Raises ModelNotFoundError, ModelFileError, or InvalidValueError for a device that isn't there.
+    Raises ModelNotFoundError, ModelFileError, InvalidValueError for a device that isn't there, or OutOfMemoryError.
     """
     where = resolve_device(device)
     dtype = profile.dtype.cuda if where.type == "cuda" else profile.dtype.cpu
@@ -45,7 +46,7 @@ def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
         getattr(pipe, name).requires_grad_(requires_grad=False).eval()
     use_sdpa(pipe.unet, pipe.vae)
     pipe.set_progress_bar_config(disable=True)
-    degraded = apply_memory_policy(pipe, profile.memory, where)
+    degraded = within_memory(partial(apply_memory_policy, pipe, profile.memory, where), OFFLOAD)
     config = dict(pipe.scheduler.config)
     return LoadedPipeline(pipe=pipe, device=where, sha256=hashes, degraded=degraded, scheduler_config=config)
 

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.arcface import FaceEncoder
+from imagelab.acceptance import configured_limits, configured_threshold
+from imagelab.arcface import CHUNK, FaceEncoder, PictureT
 from imagelab.config import Configs, Profile, load_configs, pick
 from imagelab.errors import InvalidValueError, shorten
 from imagelab.faces import (
@@ -25,10 +25,9 @@ from imagelab.faces import (
 )
 from imagelab.reference_calibration import ThresholdInForce, as_threshold
 from imagelab.reference_store import CharacterReferences
-from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
-from imagelab.rgb import Picture
-from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, cosine, unit
+from imagelab.rgb import Picture, Rgb, to_rgb
+from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, nearest, unit
 
 
 class CharacterConsistencyChecker:
@@ -54,6 +53,7 @@ class CharacterConsistencyChecker:
         self.profile: Profile = self.configs.profile(profile)
         self.several: SeveralFaces = several
         self.limits: FaceLimits | None = limits
+        self.device = device
         self._encoder = FaceEncoder(self.profile, device)
 
     @property
@@ -70,9 +70,15 @@ class CharacterConsistencyChecker:
         """Return all faces of a picture, the surest first; raises as FaceEncoder.faces."""
         return self._encoder.faces(image)
 
-    def faces_in(self, images: Iterable[Picture]) -> Iterator[FacesFound]:
+    def faces_in(
+        self,
+        images: Iterable[PictureT],
+        *,
+        chunk: int = CHUNK,
+        read: Callable[[PictureT], Rgb] = to_rgb,  # type: ignore[assignment]  # without it they are what to_rgb takes
+    ) -> Iterator[FacesFound]:
         """Yield all faces of each of many pictures, as FaceEncoder.faces_in."""
-        return self._encoder.faces_in(images)
+        return self._encoder.faces_in(images, chunk=chunk, read=read)
 
     def read(self, image: Picture, similarity: Callable[[Embedding], float] | None = None) -> FaceReading:
         """Return the face that a picture is judged by, or the status that says why there is none.
@@ -145,7 +151,7 @@ class CharacterConsistencyChecker:
         in_force = self._in_force(threshold, metric, character_name)
         limits = self.limits or configured_limits(self.configs, character_name)
         templates = self._templates(reference)
-        readings = self.readings(images, partial(_nearest, templates), limits)
+        readings = self.readings(images, lambda embedding: nearest(templates, embedding).cosine, limits)
         return [self._judge(reading, templates, in_force, metric, character_name) for reading in readings]
 
     def verdict(
@@ -181,8 +187,7 @@ class CharacterConsistencyChecker:
     def _judge(
         self, reading: FaceReading, templates: NDArray[np.float32], in_force: ThresholdInForce, metric: str, name: str
     ) -> Verdict:
-        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
-        score = max(found, key=lambda one: one.cosine).value if found else None
+        score = None if reading.embedding is None else nearest(templates, reading.embedding, metric).value
         return Verdict(
             character_name=name,
             status=reading.status,
@@ -207,7 +212,3 @@ class CharacterConsistencyChecker:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
         return reference.templates
-
-
-def _nearest(templates: NDArray[np.float32], embedding: Embedding) -> float:
-    return max(cosine(row, embedding) for row in templates)

@@ -1,10 +1,10 @@
-"""diffusers' SDXL pipeline: set up for a device, and drawn from one picture at a time."""
+"""diffusers' SDXL pipeline: set up for a device, and drawn from, one picture at a time or several."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -13,31 +13,15 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from imagelab.config import MemoryPolicy, Scheduler
+from imagelab.devices import within_memory
 from imagelab.encoding import Embeddings
-from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.errors import GenerationError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
-ResultT = TypeVar("ResultT")
-OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (1, 4, h/8, w/8))
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda" or "cuda:1"; raises InvalidValueError if it isn't there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    numbered = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    known = ["auto", "cpu", *(["cuda", *numbered] if numbered else [])]
-    if device not in known:  # torch.device itself counts in 8 bits: to it, cuda:256 is cuda:0
-        raise InvalidValueError("device", device, f"one that PyTorch sees ({', '.join(known)})")
-    return torch.device(device)
-
-
-def device_name(device: torch.device) -> str:
-    """Name a device for a record: "cpu" or "cuda (NVIDIA ...)"."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (pictures, 4, h/8, w/8))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,23 +117,24 @@ def draw(
     embeddings: Embeddings,
     scheduler: Scheduler,
     *,
-    seed: int,
+    seeds: Sequence[int],
     width: int,
     height: int,
     steps: int,
     guidance_scale: float,
     on_step: OnStep | None = None,
     guide: Guide | None = None,
-) -> "Image":
-    """Draw one picture of (width, height) px.
+) -> "list[Image]":
+    """Draw a picture of (width, height) px from each seed, all of them at once.
 
-    The noise comes from a CPU generator of the picture's own, in float32: the same for every device, dtype and batch.
-    (Euler a draws more of it at each step, in the dtype of the weights.) `on_step(step, steps, latents)` is called
-    after each step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or
-    an empty picture come out.
+    The noise comes from a CPU generator of each picture's own, in float32: the same for every device, dtype and batch.
+    (Euler a draws more of it at each step, in the dtype of the weights.) What is drawn at once differs in the last bits
+    from what is drawn alone: other kernels add in another order. `on_step(step, steps, latents)` is called after each
+    step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or an empty
+    picture come out.
     """
     pipe = guide.pipe if guide else loaded.pipe
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     pipe.scheduler = build_scheduler(scheduler, loaded.scheduler_config)
     finite: list[Tensor] = []
 
@@ -165,8 +150,9 @@ def draw(
         negative_prompt_embeds=embeddings.negative,
         pooled_prompt_embeds=embeddings.pooled_positive,
         negative_pooled_prompt_embeds=embeddings.pooled_negative,
-        latents=_noise(pipe, width, height, generator),
-        generator=generator,
+        num_images_per_prompt=len(seeds),
+        latents=_noise(pipe, width, height, generators),
+        generator=generators,
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -176,29 +162,23 @@ def draw(
         **(guide.arguments() if guide else {}),
     )
     _check_finite(finite, pixels)
-    image: Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))[0]
-    if len(image.getcolors(2) or ()) == 1:
-        raise GenerationError("the picture is of one colour all over", "Try other settings; the model may be damaged")
-    return image
+    images: list[Image] = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))
+    for seed, image in zip(seeds, images, strict=True):
+        if len(image.getcolors(2) or ()) == 1:
+            reason = f"the picture of seed {seed} is of one colour all over"
+            raise GenerationError(reason, "Try other settings; the model may be damaged")
+    return images
 
 
-def _noise(pipe: Any, width: int, height: int, generator: torch.Generator) -> Tensor:
+def _noise(pipe: Any, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
     factor = pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
-    return torch.randn(shape, generator=generator).to(pipe.unet.dtype)
+    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(pipe.unet.dtype)
 
 
 def _run(pipe: Any, **given: Any) -> Tensor:
-    pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (1, 3, h, w) in 0..1
+    pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (pictures, 3, h, w) in 0..1
     return pixels
-
-
-def within_memory(call: Callable[[], ResultT], fix: str) -> ResultT:
-    """Return what a call returns; raises GenerationError when the GPU's memory is too small for it."""
-    with suppress(torch.OutOfMemoryError):
-        return call()
-    # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
-    raise GenerationError("out of GPU memory", fix)
 
 
 def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:

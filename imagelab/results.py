@@ -131,6 +131,7 @@ class LoraRecord(Record):
     blocks: tuple[float, ...] | None = None  # weights of config.blocks.BLOCKS; None: 1 in all of them
     start: float = 0.0
     stop: float = 1.0
+    tensors_sha256: str = ""  # of the file without its header, which programs rewrite: A1111's and kohya's hash
 
     def acts_at(self, step: int, steps: int) -> bool:
         """Say whether it acts in the UNet at a step, counted from 0, of how many."""
@@ -163,6 +164,21 @@ class ControlRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Environment(Record):
+    """The machine and the settings of its libraries, as far as pixels depend on them."""
+
+    python: str
+    system: str  # the operating system
+    processor: str
+    threads: int  # of PyTorch, for one operation
+    attention: str  # what may compute it
+    precision: str  # of float32 matrix products: highest, high (TF32) or medium
+    cuda: str | None = None  # versions, where CUDA draws
+    cudnn: str | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRecord(Record):
     """How a picture was drawn, with everything resolved: what it takes to draw it again.
 
@@ -188,10 +204,16 @@ class GenerationRecord(Record):
     device: str
     dtype: str
     memory_policy: str
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)  # diffusers' class, and what it was told
+    sampler: str = ""  # what A1111 calls it
+    schedule_type: str = "Automatic"  # likewise, of the noise
+    vae_tile_px: int | None = None  # None: the picture was decoded as a whole
     controls: tuple[ControlRecord, ...] = ()
+    batch_size: int = 1  # pictures drawn at once, which moves the last bits
     degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
     versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
-    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
+    environment: Environment | None = None  # None: of a record that is older than this
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}, of the whole batch
     peak_vram_gib: float = field(default=0.0, compare=False)  # with the weights; 0 where there is no GPU
     schema_version: int = SCHEMA_VERSION
 

@@ -37,6 +37,13 @@ def painting(colour):
     return Image.fromarray(picture)
 
 
+def shaded(colour, width_px):
+    """Return a painting with a dark part, which makes it look like no copy of another one."""
+    picture = np.array(painting(colour))
+    picture[:, :width_px] = picture[:, :width_px] // 2
+    return Image.fromarray(picture)
+
+
 class Painter(CharacterGenerator):
     """Draws what `answers` says, from the first seed on: a colour, a picture, or an error to raise."""
 
@@ -198,7 +205,7 @@ def test_the_threshold_is_the_characters_for_batches_unless_given(batch, folder)
 
 def test_a_stored_calibration_gives_the_threshold_and_is_named(batch, folder):
     generator = batch("red", "blue")
-    reds, blues = ([painting(colour) for colour in colours] for colours in (RED_ONES, BLUE_ONES))
+    reds, blues = ([shaded(colour, 30 * n) for n, colour in enumerate(ones, 1)] for ones in (RED_ONES, BLUE_ONES))
     calibration = generator.references.calibrate("luca", reds, {"alberto": blues}, resamples=100).calibration
     result = draw(generator, folder, seed=2)
     assert (

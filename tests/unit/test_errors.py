@@ -17,6 +17,7 @@ from imagelab.errors import (
     ModelFileError,
     ModelNotFoundError,
     NotebookError,
+    OutOfMemoryError,
     Problem,
     ProfileError,
     ReferenceStoreError,
@@ -47,6 +48,9 @@ EXAMPLES = {
     ),
     RunFolderError(Path("out"), "can't be written to", "Free some space"): "out: can't be written to. Free some space",
     GenerationError("the latents hold NaN", "Use float32"): "generation failed: the latents hold NaN. Use float32",
+    OutOfMemoryError("out of GPU memory", "Draw a smaller picture"): (
+        "generation failed: out of GPU memory. Draw a smaller picture"
+    ),
     NotebookError("22_filter_batches", "unknown parameter 'seeed'"): (
         "notebook 22_filter_batches: unknown parameter 'seeed'"
     ),

@@ -10,12 +10,12 @@ import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from imagelab.face_crops import Bgr, alignment, crop, sharpness, to_bgr
 from imagelab.face_pack import TASKS, identify_pack, open_pack, verify_pack
 from imagelab.faces import Face, FaceEncoderId, FacesFound
 from imagelab.models import resolve_source
-from imagelab.rgb import Picture, to_rgb
+from imagelab.rgb import Picture, Rgb, to_rgb
 from imagelab.similarity import Embedding, unit
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PictureT = TypeVar("PictureT")
+
 CHUNK = 32  # pictures whose faces the recogniser gets at once
 MAX_CROPS = 128  # of them: 19 MB as its input
-WORKERS = 2  # threads; more than there are cores gain nothing
+MAX_WORKERS = 8  # threads; each keeps a chunk's crops, and all take turns in the Python between the long calls
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _REINSTALL = "Make the environment anew: `rm -rf .venv && make setup`"
@@ -103,15 +105,22 @@ class FaceEncoder:
         return found.faces
 
     def faces_in(
-        self, pictures: Iterable[Picture], *, chunk: int = CHUNK, workers: int = WORKERS
+        self,
+        pictures: Iterable[PictureT],
+        *,
+        chunk: int = CHUNK,
+        workers: int = MAX_WORKERS,
+        read: Callable[[PictureT], Rgb] = to_rgb,  # type: ignore[assignment]  # without it pictures are what to_rgb takes
     ) -> Iterator[FacesFound]:
         """Yield the faces of many pictures, in their order; a picture that can't be looked at says why.
 
-        The recogniser gets the faces of `chunk` pictures at once, and `workers` threads look at a chunk each. No more
-        pictures than theirs and one chunk in waiting are taken from `pictures` ahead, so it may be a generator of any
-        length. Raises InvalidValueError for the numbers, and as `faces` when the models load.
+        The recogniser gets the faces of `chunk` pictures at once, and `workers` threads, at most one a core, look at a
+        chunk each; they call `read`, which raises as `to_rgb`. No more pictures than theirs and one chunk in waiting
+        are taken from `pictures` ahead, so it may be a generator of any length. Raises InvalidValueError for the
+        numbers, and as `faces` when the models load.
         """
         check_whole(chunk, "chunk", 1, 10_000)
+        # The cores that this process may use, as taskset or a job's scheduler leave them: more threads only wait.
         threads = min(check_whole(workers, "workers", 1, 64), len(os.sched_getaffinity(0)))
         analysis = self._load()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="faces")
@@ -119,8 +128,8 @@ class FaceEncoder:
         source = iter(pictures)
         try:
             while part := list(islice(source, chunk)):
-                waiting.append(pool.submit(self._find, part, analysis))
-                if len(waiting) > workers:
+                waiting.append(pool.submit(self._find, part, analysis, read))
+                if len(waiting) > threads:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
@@ -142,13 +151,18 @@ class FaceEncoder:
         if getattr(self, "_analysis", None) is not None:
             warnings.warn(f"{type(self).__name__} was not closed", ResourceWarning, stacklevel=2, source=self)
 
-    def _find(self, pictures: Sequence[Picture], analysis: "FaceAnalysis") -> list[FacesFound]:
+    def _find(
+        self,
+        pictures: Sequence[PictureT],
+        analysis: "FaceAnalysis",
+        read: Callable[[PictureT], Rgb] = to_rgb,  # type: ignore[assignment]  # as above
+    ) -> list[FacesFound]:
         """Return the faces of a chunk of pictures; several threads may be in here at once.
 
         onnxruntime's sessions allow that, and all that insightface's models keep from call to call is a table of
         anchors, the same whoever writes it.
         """
-        looks = [_look(picture, analysis, self.pack.detector_size_px) for picture in pictures]
+        looks = [_look(picture, analysis, self.pack.detector_size_px, read) for picture in pictures]
         crops = [crop for look in looks for crop in look.crops if crop is not None]
         embeddings = iter(_embed(crops, analysis.models["recognition"]))
         return [
@@ -206,9 +220,11 @@ def _has_onnxruntime_gpu() -> bool:
         return False
 
 
-def _look(picture: Picture, analysis: "FaceAnalysis", detector_size_px: tuple[int, int]) -> _Look:
+def _look(
+    picture: PictureT, analysis: "FaceAnalysis", detector_size_px: tuple[int, int], read: Callable[[PictureT], Rgb]
+) -> _Look:
     try:
-        rgb = to_rgb(picture)
+        rgb = read(picture)
     except (ImageFileError, InvalidValueError) as error:
         return _Look(fault=error)
     if _vanishes(rgb.shape, detector_size_px):

@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ from imagelab.config import Configs, Profile, load_configs
 from imagelab.controls import control_uses, one_control
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import check_png_path, control_map_path, save_png
-from imagelab.plan import Plan, plan_generation
+from imagelab.plan import Plan, check_seed, plan_generation
 from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
@@ -173,6 +173,28 @@ class CharacterGenerator:
         """
         self._refuse_if_closed()
         plan = self._plan(request)
+        return self._draw(plan, (plan.seed,), on_step)[0]
+
+    def generate_together(
+        self,
+        request: GenerationRequest,
+        seeds: Sequence[int],
+        on_step: "Callable[[int, int, Tensor], object] | None" = None,
+    ) -> tuple[Generation, ...]:
+        """Draw a request from several seeds in one go, which a GPU does faster than one after the other.
+
+        Pictures differ from those drawn alone in the last bits only: docs/decisions/0009. The request's own seed isn't
+        used. Raises what `generate` raises; of an error's batch no picture is kept.
+        """
+        self._refuse_if_closed()
+        if not seeds:
+            raise InvalidValueError("seeds", seeds, "at least one")
+        checked = tuple(check_seed(seed, "seeds") for seed in seeds)
+        return self._draw(self._plan(request), checked, on_step)
+
+    def _draw(
+        self, plan: Plan, seeds: Sequence[int], on_step: "Callable[[int, int, Tensor], object] | None"
+    ) -> tuple[Generation, ...]:
         with self._lock:
             reset_peak(self.device)
             clock = perf_counter()
@@ -181,7 +203,7 @@ class CharacterGenerator:
             models = self._ready()
             from imagelab.drawing import draw_plan
 
-            return draw_plan(models, plan, maps, seconds, on_step)
+            return draw_plan(models, plan, seeds, maps, seconds, on_step)
 
     def control_maps(self, request: GenerationRequest) -> "tuple[ControlMap, ...]":
         """Return the maps that a request's controls come to, at the picture's size; loads none of SDXL's models.

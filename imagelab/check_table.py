@@ -1,22 +1,28 @@
 """The table that a check of many pictures grows: in parts, so that a kill loses one at most, and one file at the end.
 
 Every file of it says in its metadata what the check was asked for; rows that were made otherwise are never mixed in.
+Rows are kept as Arrow columns, some 400 bytes each: as Python objects, ten thousand would take 30 MB.
 """
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from imagelab.encoders.base import EncoderId
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceEncoderId, FaceLimits
 from imagelab.imagefiles import checked_path
 from imagelab.results import Record
 from imagelab.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 QUALITY_COLUMNS = (
@@ -25,6 +31,14 @@ QUALITY_COLUMNS = (
 _METADATA_KEY = b"imagelab_check"
 
 Row = dict[str, Any]
+
+
+class FileState(NamedTuple):
+    """What the file of a row was when it was looked at."""
+
+    size_bytes: int | None
+    mtime_ns: int | None
+    sha256: str | None  # None: it couldn't be read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +53,7 @@ class CheckParameters(Record):
     thresholds: Mapping[str, float]  # {character: cosine}
     references: Mapping[str, str]  # {character: CharacterReferences.references_sha256}
     calibrations: Mapping[str, str]  # {character: which one its threshold is of}; without those that are configured
+    encoders: Mapping[str, EncoderId] = field(default_factory=dict)  # that only add scores, by name
     schema_version: int = SCHEMA_VERSION
 
     def changes(self, now: "CheckParameters") -> tuple[str, ...]:
@@ -51,14 +66,16 @@ class CheckParameters(Record):
 class CheckTable:
     """The rows of one check, on disk; a context manager, which keeps a second process away from them.
 
-    Raises InvalidValueError on entering for a file that holds something else, rows that other parameters made, or a
-    place that can't be written or is in use.
+    Raises InvalidValueError for names that make two columns of one name; on entering for a file that holds something
+    else, rows that other parameters made, or a place that can't be written or is in use.
     """
 
     def __init__(self, path: str | os.PathLike[str], parameters: CheckParameters) -> None:
         self.path: Path = check_table_path(path)
         self.parameters = parameters
-        self.rows: dict[str, Row] = {}  # {file: its latest row}
+        self.known: dict[str, FileState] = {}  # {file: what its row is about}, of rows that there were before
+        self._schema = _schema(parameters)
+        self._rows: list[pa.Table] = []  # a later one is the newer look at a file
         self._folder = self.path.with_name(f".{self.path.name}.parts")
         self._lock = FileLock(self._folder / "lock", timeout=0)
         self._parts = 0
@@ -84,14 +101,28 @@ class CheckTable:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows, at once on disk: whatever happens next, they are there."""
-        self._write(rows, self._folder / f"{self._parts:06d}.parquet")
-        self._parts += 1
-        self.rows.update((row["file"], row) for row in rows)
+        import pyarrow as pa
 
-    def finish(self, rows: Sequence[Row]) -> None:
-        """Put these rows, and no others, under the table's own name; the parts aren't needed any more."""
+        part = pa.Table.from_pylist(list(rows), schema=self._schema)
+        self._write(part, self._folder / f"{self._parts:06d}.parquet")
+        self._parts += 1
+        self._rows.append(part)
+
+    def finish(self, mtimes_ns: Mapping[str, int | None]) -> "pa.Table":
+        """Put the rows of these files, {file: time}, and no others, in this order under the table's own name.
+
+        Each row names the first file of the same bytes. Returns the table; the parts aren't needed any more.
+        """
+        import pyarrow as pa
+
+        rows = pa.concat_tables(self._rows)
+        latest = {file: place for place, file in enumerate(rows["file"].to_pylist())}
+        rows = rows.take(pa.array([latest[file] for file in mtimes_ns], pa.int64()))
+        rows = _replace(rows, "mtime_ns", list(mtimes_ns.values()))  # of a copy, it is another than its row's
+        rows = _replace(rows, "duplicate_of", _originals(rows["file"].to_pylist(), rows["sha256"].to_pylist()))
         self._write(rows, self.path)
         self._parts = 0  # the folder goes when the table is closed
+        return rows
 
     def _read(self) -> None:
         for scratch in self._folder.glob("*.tmp"):  # of a process that was killed
@@ -100,25 +131,25 @@ class CheckTable:
         self._parts = int(parts[-1].stem) + 1 if parts else 0
         for path in [self.path, *parts]:  # a later part is the newer look at a file
             if path.exists():
-                self.rows.update((row["file"], row) for row in self._checked_rows(path))
+                rows = self._checked_rows(path)
+                columns = (rows[name].to_pylist() for name in FileState._fields)
+                self.known.update(zip(rows["file"].to_pylist(), map(FileState, *columns), strict=True))
+                self._rows.append(rows)
 
-    def _checked_rows(self, path: Path) -> Iterable[Row]:
+    def _checked_rows(self, path: Path) -> "pa.Table":
         table, parameters = read_check_table(path)
         if changed := parameters.changes(self.parameters):
             expected = f"of the same check, or another file, or none: remove {path} ({'; '.join(changed)})"
             raise InvalidValueError("output", str(self.path), expected)
-        rows: list[Row] = table.to_pylist()
-        return rows
+        return table
 
-    def _write(self, rows: Sequence[Row], path: Path) -> None:
-        import pyarrow as pa
+    def _write(self, rows: "pa.Table", path: Path) -> None:
         from pyarrow import parquet
 
-        schema = _schema(tuple(self.parameters.thresholds))
-        schema = schema.with_metadata({_METADATA_KEY: self.parameters.to_json().encode()})
+        rows = rows.replace_schema_metadata({_METADATA_KEY: self.parameters.to_json().encode()})
         try:
             with whole_file(path, scratch_folder=self._folder) as stream:
-                parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream)
+                parquet.write_table(rows, stream)
         except OSError as error:
             expected = f"a file that can be written ({error.strerror or error})"
             raise InvalidValueError("output", str(self.path), expected) from error
@@ -132,8 +163,8 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     return checked
 
 
-def read_check_table(path: Path) -> tuple[Any, CheckParameters]:
-    """Return a check's table (pyarrow.Table) and what it was asked for; raises InvalidValueError for any other file."""
+def read_check_table(path: Path) -> "tuple[pa.Table, CheckParameters]":
+    """Return a check's table and what it was asked for; raises InvalidValueError for any other file."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -144,10 +175,10 @@ def read_check_table(path: Path) -> tuple[Any, CheckParameters]:
         raise InvalidValueError("output", str(path), "a table of a check, or no file yet") from error
 
 
-def _schema(characters: Sequence[str]) -> Any:
+def _schema(parameters: CheckParameters) -> "pa.Schema":
     import pyarrow as pa
 
-    return pa.schema(
+    schema = pa.schema(
         [
             ("file", pa.string()),
             ("size_bytes", pa.int64()),
@@ -161,7 +192,7 @@ def _schema(characters: Sequence[str]) -> Any:
             ("encoder", pa.string()),
             *(
                 (f"{column}_{name}", kind)
-                for name in characters
+                for name in parameters.thresholds
                 for column, kind in (
                     ("score", pa.float64()),
                     ("threshold", pa.float64()),
@@ -169,8 +200,41 @@ def _schema(characters: Sequence[str]) -> Any:
                     ("calibrated", pa.bool_()),
                 )
             ),
+            *(
+                (score_column(character, encoder), pa.float64())
+                for encoder in parameters.encoders
+                for character in parameters.thresholds
+            ),
         ]
     )
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise InvalidValueError("columns", twice, "each of another name: check the characters or the encoders apart")
+    return schema
+
+
+def score_column(character: str, encoder: str | None = None) -> str:
+    """Return the name of the column of a character's scores, by ArcFace or by another encoder.
+
+    >>> score_column("luca"), score_column("luca", "clip")
+    ('score_luca', 'score_clip_luca')
+    """
+    return f"score_{character}" if encoder is None else f"score_{encoder}_{character}"
+
+
+def _replace(rows: "pa.Table", name: str, values: Sequence[Any]) -> "pa.Table":
+    import pyarrow as pa
+
+    place = rows.schema.get_field_index(name)
+    kind = rows.schema.field(place)
+    return rows.set_column(place, kind, pa.array(values, kind.type))
+
+
+def _originals(files: Sequence[str], hashes: Sequence[str | None]) -> list[str | None]:
+    """Return for each file the first one of the same bytes, None for that one itself."""
+    first: dict[str, str] = {}
+    pairs = list(zip(files, hashes, strict=True))
+    originals = [file if sha256 is None else first.setdefault(sha256, file) for file, sha256 in pairs]
+    return [None if original == file else original for file, original in zip(files, originals, strict=True)]
 
 
 def _flat(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:

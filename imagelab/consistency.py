@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.arcface import FaceEncoder
+from imagelab.arcface import CHUNK, FaceEncoder, PictureT
 from imagelab.config import Configs, Profile, load_configs, pick
 from imagelab.errors import InvalidValueError, shorten
 from imagelab.faces import (
@@ -27,7 +27,7 @@ from imagelab.reference_calibration import ThresholdInForce, as_threshold
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
-from imagelab.rgb import Picture
+from imagelab.rgb import Picture, Rgb, to_rgb
 from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, cosine, unit
 
 
@@ -54,6 +54,7 @@ class CharacterConsistencyChecker:
         self.profile: Profile = self.configs.profile(profile)
         self.several: SeveralFaces = several
         self.limits: FaceLimits | None = limits
+        self.device = device
         self._encoder = FaceEncoder(self.profile, device)
 
     @property
@@ -70,9 +71,15 @@ class CharacterConsistencyChecker:
         """Return all faces of a picture, the surest first; raises as FaceEncoder.faces."""
         return self._encoder.faces(image)
 
-    def faces_in(self, images: Iterable[Picture]) -> Iterator[FacesFound]:
+    def faces_in(
+        self,
+        images: Iterable[PictureT],
+        *,
+        chunk: int = CHUNK,
+        read: Callable[[PictureT], Rgb] = to_rgb,  # type: ignore[assignment]  # without it they are what to_rgb takes
+    ) -> Iterator[FacesFound]:
         """Yield all faces of each of many pictures, as FaceEncoder.faces_in."""
-        return self._encoder.faces_in(images)
+        return self._encoder.faces_in(images, chunk=chunk, read=read)
 
     def read(self, image: Picture, similarity: Callable[[Embedding], float] | None = None) -> FaceReading:
         """Return the face that a picture is judged by, or the status that says why there is none.

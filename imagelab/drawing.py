@@ -1,8 +1,8 @@
 """From a plan to a picture and the record of how it was drawn."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -42,15 +42,20 @@ def load_models(configs: Configs, profile: Profile, device: str) -> Models:
     at_hand = partial(loaded.weights_at_hand, profile.memory)
     return Models(
         loaded=loaded,
-        patcher=LoraPatcher(pipe=loaded.pipe, at_hand=at_hand),
+        patcher=LoraPatcher(pipe=loaded.pipe, device=loaded.device, at_hand=at_hand),
         nets=ControlNets(loaded=loaded, resident=configs.controlnet.resident),
     )
 
 
 def draw_plan(
-    models: Models, plan: Plan, maps: tuple[ControlMap, ...], seconds: Mapping[str, float], on_step: OnStep | None
-) -> Generation:
-    """Draw what a plan says, with a map for each of its controls, and say how.
+    models: Models,
+    plan: Plan,
+    seeds: Sequence[int],
+    maps: tuple[ControlMap, ...],
+    seconds: Mapping[str, float],
+    on_step: OnStep | None,
+) -> tuple[Generation, ...]:
+    """Draw what a plan says from each seed, all at once, with a map for each of its controls, and say how.
 
     `seconds`: what it took until now, {stage: duration}. Raises ModelFileError, ModelNotFoundError or GenerationError.
     """
@@ -61,11 +66,11 @@ def draw_plan(
     embeddings = encode_prompt(loaded.pipe, plan.prompt)
     clock.append(perf_counter())
     with _guided(models, plan, maps) as (guide, controls), _loras_in_step(models, plan, on_step) as after_step:
-        image = draw(
+        images = draw(
             loaded,
             embeddings,
             plan.scheduler,
-            seed=plan.seed,
+            seeds=seeds,
             width=plan.width,
             height=plan.height,
             steps=plan.steps,
@@ -78,8 +83,13 @@ def draw_plan(
     spent = dict(seconds)
     spent |= {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
     peak_gib = read_vram(loaded.device).peak_gib
-    record = _record(plan, loaded, controls, spent | {"total": sum(spent.values())}, peak_gib)
-    return Generation(image=image, record=record, control_maps=tuple(made.image for made in maps))
+    spent |= {"total": sum(spent.values())}
+    record = _record(plan, len(seeds), loaded, controls, spent, peak_gib)
+    pictures = tuple(made.image for made in maps)
+    return tuple(
+        Generation(image=image, record=replace(record, seed=seed), control_maps=pictures)
+        for seed, image in zip(seeds, images, strict=True)
+    )
 
 
 @contextmanager
@@ -139,6 +149,7 @@ def _control_record(control: PlannedControl, made: ControlMap, sha256: Mapping[s
 
 def _record(
     plan: Plan,
+    batch_size: int,
     loaded: LoadedPipeline,
     controls: tuple[ControlRecord, ...],
     seconds: Mapping[str, float],
@@ -166,6 +177,7 @@ def _record(
         device=device_name(loaded.device),
         dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
         memory_policy=plan.profile.memory.policy,
+        batch_size=batch_size,
         degraded=loaded.degraded,
         versions={library: library_version(library) for library in _LIBRARIES},
         seconds=seconds,

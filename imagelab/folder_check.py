@@ -1,32 +1,47 @@
 """Which of many pictures show a character: a table with a row a picture, which goes on where it was stopped."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from imagelab.arcface import CHUNK
 from imagelab.calibration import Calibration
-from imagelab.check_table import QUALITY_COLUMNS, CheckParameters, CheckTable, Row, check_table_path
-from imagelab.config import pick
+from imagelab.check_table import (
+    QUALITY_COLUMNS,
+    CheckParameters,
+    CheckTable,
+    FileState,
+    Row,
+    check_table_path,
+    score_column,
+)
+from imagelab.config import Configs, pick
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
-from imagelab.faces import FaceLimits, FacesFound, face_choice, read_found
+from imagelab.faces import FaceLimits, FaceReading, FacesFound, face_choice, read_found
 from imagelab.models import file_sha256
-from imagelab.picture_files import PictureFile, PictureList, as_text, list_pictures
+from imagelab.picture_files import PictureFile, PictureList, PictureReading, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import configured_limits, configured_threshold
+from imagelab.second_encoders import SecondEncoder, embed_references_by, score_by
 from imagelab.similarity import Embedding, check_threshold
 from imagelab.verdict_summary import VerdictSummary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 PART_PICTURES = 128  # in a part of the table: what a kill loses at most
+SHOWN_AT_ONCE = 16  # pictures to an encoder beside ArcFace
+PIXEL_CHUNK = 8  # pictures that a thread looks at before they are shown to one: at 1024 px, 24 MiB of pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,15 +52,24 @@ class CheckResult:
     path: Path
     summaries: Mapping[str, VerdictSummary]  # by character
     judged_by: Mapping[str, str]  # {character: its threshold, and whether it is calibrated}
+    encoders: tuple[str, ...]  # that only added scores
     checked: int  # pictures looked at now
     kept: int  # that an earlier run had looked at
     skipped: int  # files of the folder that aren't named like pictures
 
     def to_text(self) -> str:
         """Return the summaries, and what was done, in a few lines."""
-        blocks = [f"{name}, {self.judged_by[name]}\n{summary.to_text()}" for name, summary in self.summaries.items()]
+        blocks = [
+            "\n".join([f"{name}, {self.judged_by[name]}", summary.to_text(), *self._scores_by_others(name)])
+            for name, summary in self.summaries.items()
+        ]
         done = f"{self.path}: {len(self.table)} pictures, {self.checked} of them looked at now"
         return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped"])
+
+    def _scores_by_others(self, character: str) -> Iterator[str]:
+        for encoder in self.encoders:
+            scores = self.table[score_column(character, encoder)]
+            yield f"{encoder:<14}{scores.mean():.3f}, mean over {scores.count()} ok, no verdict"
 
 
 def check_folder(
@@ -56,6 +80,7 @@ def check_folder(
     checker: CharacterConsistencyChecker,
     threshold: float | None = None,
     calibrations: Mapping[str, Calibration | None] | None = None,
+    encoders: Sequence[str] = (),
     recursive: bool = False,
     progress: bool | None = None,
 ) -> CheckResult:
@@ -67,55 +92,86 @@ def check_folder(
     changed. `threshold`, a cosine, holds for all characters; None takes that of each one's calibration, where
     `calibrations` (CharacterReferenceManager.calibration) has one, else the configured one. Limits are the checker's,
     else the strictest that are configured for the characters; with best_match the face counts that is nearest to any of
-    them. `progress` None shows a bar in a terminal only. Raises InvalidValueError for the source, the references or the
-    output, and as the checker when the models load.
+    them.
+
+    `encoders`, names in the profile's `encoders` beside arcface, add columns of scores: each is shown the face that
+    ArcFace chose, or the picture around it, and its template is made of the reference pictures, whose files have to be
+    there. Threshold, verdict and status stay ArcFace's.
+
+    Columns: `file`, relative to the folder or as given, in that order; `size_bytes`, `mtime_ns` and `sha256` of it;
+    `duplicate_of`, the first file of the same bytes; `status`, and `reason` where it isn't ok; `faces`, how many were
+    found; of the face that counts (of low quality, of the largest) `detector_score`, `face_px`, `visible_fraction`,
+    `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as FaceQuality has them; `encoder`, ArcFace's label;
+    for each character `score_luca` (cosine), `threshold_luca`, `consistent_luca`, `calibrated_luca`, and
+    `score_clip_luca` for each encoder. A score is null unless the status is ok. The file's metadata `imagelab_check` is
+    CheckParameters as JSON: `check_table.read_check_table` returns both.
+
+    `progress` None shows a bar in a terminal only; it counts the pictures looked at, of which the last up to 127 aren't
+    on disk yet. Raises InvalidValueError for the source, the references, the output or an encoder, UnknownNameError for
+    an encoder's name, ReferenceStoreError for reference pictures that are gone, and as the checker and the encoders
+    when the models load.
     """
     sought = [references] if isinstance(references, CharacterReferences) else list(references)
-    calibrated = _calibrated(sought, calibrations or {}, checker)
-    thresholds = _thresholds(sought, threshold, calibrated, checker)
-    pictures = list_pictures(source, recursive=recursive, leave_out=check_table_path(output))
-    parameters = CheckParameters(
-        source=pictures.source,
-        encoder=checker.encoder,
-        providers=checker.providers,
-        several=checker.several,
-        limits=checker.limits or _strictest([configured_limits(checker.configs, name) for name in thresholds]),
-        thresholds=thresholds,
-        references={own.character_name: own.references_sha256 for own in sought},
-        calibrations={}
-        if threshold is not None
-        else {name: calibration_label(own) for name, own in calibrated.items()},
-    )
-    with CheckTable(output, parameters) as table:
-        pending = [file for file in pictures.files if not _still_holds(file, table.rows)]
-        rows = _rows(pending, sought, checker, parameters)
-        bar = tqdm(total=len(pictures.files), initial=len(pictures.files) - len(pending), unit="picture",
+    with ExitStack() as stack:
+        seconds = _open_encoders(encoders, checker, stack)
+        limits = checker.limits or _strictest(checker.configs, sought)
+        calibrated = _calibrated(sought, calibrations or {}, checker, limits)
+        thresholds = _thresholds(sought, threshold, calibrated, checker)
+        pictures = list_pictures(source, recursive=recursive, leave_out=check_table_path(output))
+        parameters = CheckParameters(
+            source=pictures.source,
+            encoder=checker.encoder,
+            providers=checker.providers,
+            several=checker.several,
+            limits=limits,
+            thresholds=thresholds,
+            references={own.character_name: own.references_sha256 for own in sought},
+            calibrations={}
+            if threshold is not None
+            else {name: calibration_label(own) for name, own in calibrated.items()},
+            encoders={name: second.id for name, second in seconds.items()},
+        )
+        table = stack.enter_context(CheckTable(output, parameters))
+        pending = [file for file in pictures.files if not _still_holds(file, table.known)]
+        rows = _rows(pending, sought, checker, parameters, seconds)
+        bar = tqdm(rows, total=len(pictures.files), initial=len(pictures.files) - len(pending), unit="picture",
                    disable=None if progress is None else not progress)  # fmt: skip
         with bar:
-            while part := list(islice(rows, PART_PICTURES)):
+            seen = iter(bar)
+            while part := list(islice(seen, PART_PICTURES)):
                 table.append(part)
-                bar.update(len(part))
-        final = _mark_duplicates([table.rows[file.name] for file in pictures.files])
-        table.finish(final)
+        final = table.finish({file.name: file.mtime_ns for file in pictures.files})
     return _result(final, table, pictures, checked=len(pending))
+
+
+def _open_encoders(
+    names: Sequence[str], checker: CharacterConsistencyChecker, stack: ExitStack
+) -> dict[str, SecondEncoder]:
+    if isinstance(names, str):
+        raise InvalidValueError("encoders", names, "a list of names of the profile's encoders")
+    opened = {name: SecondEncoder(name, checker.profile, checker.device) for name in names}
+    return {name: stack.enter_context(second) for name, second in opened.items()}
 
 
 def _calibrated(
     sought: Sequence[CharacterReferences],
     given: Mapping[str, Calibration | None],
     checker: CharacterConsistencyChecker,
+    limits: FaceLimits,
 ) -> dict[str, Calibration]:
     """Return the calibrations there are; raises for a character that isn't sought, and for one of other references."""
     by_name = {own.character_name: own for own in sought}
+    chosen = face_choice(checker.several, limits)
     found = {}
     for name, calibration in given.items():
         references = pick("calibrated character", by_name, name)
         if calibration is None:
             continue
-        chosen = face_choice(checker.several, checker.limits or configured_limits(checker.configs, name))
         made_with = (calibration.encoder, calibration.references_sha256, calibration.face_choice)
         if made_with != (checker.encoder.label, references.references_sha256, chosen):
             expected = f"of {checker.encoder.label}, the references in use and {chosen}: calibrate again"
+            if chosen != face_choice(checker.several, checker.limits or configured_limits(checker.configs, name)):
+                expected += ", or check the characters apart: these limits are the strictest of all of them"
             raise InvalidValueError(f"calibration of {name}", calibration.describe(), expected)
         found[name] = calibration
     return found
@@ -138,26 +194,25 @@ def _thresholds(
     }
 
 
-def _strictest(limits: Sequence[FaceLimits]) -> FaceLimits:
-    return FaceLimits(
-        min_face_px=max(own.min_face_px for own in limits),
-        min_score=max(own.min_score for own in limits),
-        min_visible_fraction=max(own.min_visible_fraction for own in limits),
-    )
+def _strictest(configs: Configs, sought: Sequence[CharacterReferences]) -> FaceLimits:
+    """Return what only those faces keep that keep the limits of all characters."""
+    limits = [configured_limits(configs, own.character_name) for own in sought]
+    strictest: dict[str, float] = {}
+    for name in (item.name for item in fields(FaceLimits)):
+        given = [value for own in limits if (value := getattr(own, name)) is not None]
+        if given:
+            strictest[name] = min(given) if name.startswith("max_") else max(given)
+    return FaceLimits(**strictest)
 
 
-def _still_holds(file: PictureFile, rows: dict[str, Row]) -> bool:
+def _still_holds(file: PictureFile, known: Mapping[str, FileState]) -> bool:
     """Say whether a file is the one that its row is about; a copy with another time is."""
-    row = rows.get(file.name)
-    if row is None or file.size_bytes is None or file.size_bytes != row["size_bytes"]:
+    was = known.get(file.name)
+    if was is None or file.size_bytes is None or file.size_bytes != was.size_bytes:
         return False
-    if row["sha256"] is None:  # it couldn't be read, and perhaps now it can
+    if was.sha256 is None:  # it couldn't be read, and perhaps now it can
         return False
-    if file.mtime_ns != row["mtime_ns"]:
-        if _file_sha256(file.path) != row["sha256"]:
-            return False
-        rows[file.name] = row | {"mtime_ns": file.mtime_ns}
-    return True
+    return file.mtime_ns == was.mtime_ns or _file_sha256(file.path) == was.sha256
 
 
 def _rows(
@@ -165,67 +220,91 @@ def _rows(
     sought: Sequence[CharacterReferences],
     checker: CharacterConsistencyChecker,
     parameters: CheckParameters,
+    encoders: Mapping[str, SecondEncoder],
 ) -> Iterator[Row]:
     def nearest(embedding: Embedding) -> float:
         return max(own.similarity(embedding) for own in sought)
 
-    for file, found in zip(files, checker.faces_in(file.path for file in files), strict=True):
-        reading = read_found(found, parameters.limits, checker.several, nearest)
-        row = _picture_columns(file, found) | {"status": reading.status, "reason": as_text(reading.reason)}
-        row |= {"encoder": parameters.encoder.label}
-        if reading.face is not None:
-            row |= dict(zip(QUALITY_COLUMNS, astuple(reading.face.quality), strict=True))
-        for own in sought:
-            verdict = checker.verdict(reading, own, parameters.thresholds[own.character_name])
-            columns = {
-                "score": verdict.similarity_score,
-                "threshold": verdict.threshold,
-                "consistent": verdict.is_consistent,
-                "calibrated": own.character_name in parameters.calibrations,
-            }
-            row |= {f"{column}_{own.character_name}": value for column, value in columns.items()}
-        yield row
+    own = embed_references_by(encoders, sought, checker.faces)
+    looks = _look_at(files, checker, keep_pixels=bool(encoders))
+    while part := list(islice(looks, SHOWN_AT_ONCE)):
+        readings = [read_found(found, parameters.limits, checker.several, nearest) for _, found in part]
+        shown = [
+            (picture.pixels, reading.face)
+            for (picture, _), reading in zip(part, readings, strict=True)
+            if picture.pixels is not None and reading.face is not None and reading.status == "ok"
+        ]
+        scores = iter(score_by(encoders, sought, own, shown))
+        for (picture, found), reading in zip(part, readings, strict=True):
+            row = _picture_columns(picture, found) | _face_columns(reading, parameters.encoder.label)
+            for references in sought:
+                row |= _verdict_columns(checker, reading, references, parameters)
+            if encoders and reading.status == "ok":
+                row |= {score_column(name, encoder): score for (encoder, name), score in next(scores).items()}
+            yield row
 
 
-def _picture_columns(file: PictureFile, found: FacesFound) -> Row:
+def _look_at(
+    files: Iterable[PictureFile], checker: CharacterConsistencyChecker, *, keep_pixels: bool
+) -> Iterator[tuple[PictureReading, FacesFound]]:
+    """Yield each picture with its faces, in order; few are in memory, and fewer of those whose pixels are kept."""
+    taken: deque[PictureReading] = deque()
+
+    def take() -> Iterator[PictureReading]:
+        for file in files:
+            taken.append(PictureReading(file, keep_pixels=keep_pixels))
+            yield taken[-1]
+
+    chunk = PIXEL_CHUNK if keep_pixels else CHUNK
+    for found in checker.faces_in(take(), chunk=chunk, read=PictureReading.decode):
+        yield taken.popleft(), found
+
+
+def _picture_columns(picture: PictureReading, found: FacesFound) -> Row:
     return {
-        "file": file.name,
-        "size_bytes": file.size_bytes,
-        "mtime_ns": file.mtime_ns,
-        "sha256": _file_sha256(file.path),
-        "duplicate_of": None,
+        "file": picture.file.name,
+        "size_bytes": picture.file.size_bytes,
+        "mtime_ns": picture.file.mtime_ns,
+        "sha256": picture.sha256,
         "faces": len(found.faces),
     }
 
 
-def _mark_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """Name the first file of the same bytes in each row of a later one."""
-    first: dict[str, str] = {}
-    for row in rows:
-        if row["sha256"] is not None:
-            first.setdefault(row["sha256"], row["file"])
-    originals = [first.get(row["sha256"], row["file"]) for row in rows]
-    return [
-        row | {"duplicate_of": original if original != row["file"] else None}
-        for row, original in zip(rows, originals, strict=True)
-    ]
+def _face_columns(reading: FaceReading, encoder: str) -> Row:
+    quality = () if reading.face is None else zip(QUALITY_COLUMNS, astuple(reading.face.quality), strict=True)
+    return {"status": reading.status, "reason": as_text(reading.reason), "encoder": encoder, **dict(quality)}
 
 
-def _result(rows: Sequence[Row], table: CheckTable, pictures: PictureList, *, checked: int) -> CheckResult:
-    import pandas as pd
+def _verdict_columns(
+    checker: CharacterConsistencyChecker,
+    reading: FaceReading,
+    references: CharacterReferences,
+    parameters: CheckParameters,
+) -> Row:
+    name = references.character_name
+    verdict = checker.verdict(reading, references, parameters.thresholds[name])
+    return {
+        score_column(name): verdict.similarity_score,
+        f"threshold_{name}": verdict.threshold,
+        f"consistent_{name}": verdict.is_consistent,
+        f"calibrated_{name}": name in parameters.calibrations,
+    }
 
+
+def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int) -> CheckResult:
     def column(name: str) -> list[Any]:
-        return [row[name] for row in rows]
+        return list(rows[name].to_pylist())
 
     summaries = {
-        name: summarise(column("status"), column(f"score_{name}"), column(f"consistent_{name}"))
+        name: summarise(column("status"), column(score_column(name)), column(f"consistent_{name}"))
         for name in table.parameters.thresholds
     }
     return CheckResult(
-        table=pd.read_parquet(table.path),
+        table=rows.to_pandas(),
         path=table.path,
         summaries=summaries,
         judged_by={name: _judged_by(name, table.parameters) for name in summaries},
+        encoders=tuple(table.parameters.encoders),
         checked=checked,
         kept=len(rows) - checked,
         skipped=pictures.skipped,

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import threading
@@ -24,6 +25,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")  # a TIFF or an EPS named .png is no picture 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
 _WHITE = (255, 255, 255)
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # of Linux, NAME_MAX and PATH_MAX without its NUL
+_MAX_FILE_BYTES = 2**30  # the most that Pillow decodes, 89 million pixels, are half of it with 16 bits a channel
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _filtering = threading.Lock()
@@ -128,14 +130,35 @@ def _in_8_bits(image: "Image.Image") -> "Image.Image":
     return scaled
 
 
-def _decode(path: Path) -> "Image.Image":
+def read_image_bytes(path: Path) -> bytes:
+    """Return what a picture's file holds, whatever that is; raises ImageFileError where it can't be read."""
+    with _damage_is_one_error(path):
+        _check_is_file(path)
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ImageFileError(path, f"is larger than {_MAX_FILE_BYTES // 2**20} MiB", "Scale the picture down")
+        return path.read_bytes()
+
+
+def decode_image(data: bytes, path: Path) -> "Image.Image":
+    """Return the picture in a file's bytes, as it is stored; raises ImageFileError, about `path`, as `open_image`."""
+    image = _decode(path, io.BytesIO(data))
+    image.filename = str(path)  # type: ignore[attr-defined]  # as Pillow sets it for files; errors name it
+    return image
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise ImageFileError(path, "isn't a file" if path.exists() else "doesn't exist")
+
+
+def _decode(path: Path, stream: io.BytesIO | None = None) -> "Image.Image":
     from PIL import Image
 
     with _damage_is_one_error(path):
-        if not path.is_file():
-            raise ImageFileError(path, "isn't a file" if path.exists() else "doesn't exist")
+        if stream is None:
+            _check_is_file(path)
         with _own_warnings():
-            opened = Image.open(path, formats=_FORMATS)
+            opened = Image.open(path if stream is None else stream, formats=_FORMATS)
         with opened as image:
             image.load()  # the long part: other threads needn't wait for it
             return image

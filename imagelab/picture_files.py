@@ -1,5 +1,6 @@
 """The picture files of a folder, a list or a table, with what tells whether they have changed since."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from imagelab.errors import InvalidValueError
-from imagelab.imagefiles import checked_path
+from imagelab.imagefiles import checked_path, decode_image, read_image_bytes
 from imagelab.reference_pictures import IMAGE_SUFFIXES
+from imagelab.rgb import Rgb, to_rgb
 
 FILE_COLUMN = "file"
 _SOURCES = f"a folder of pictures, a list of files, or a table with a column {FILE_COLUMN!r}"
@@ -79,6 +81,31 @@ def _look_at(path: Path, name: Path) -> PictureFile:
     except OSError:
         return PictureFile(name=as_text(name), path=path, size_bytes=None, mtime_ns=None)
     return PictureFile(name=as_text(name), path=path, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+class PictureReading:
+    """A picture file that is read once: what is hashed and what is seen are the same bytes.
+
+    `decode` is called by the thread that looks for faces; then `sha256` is there, for a file that could be read, and
+    `pixels`, where they are to be kept.
+    """
+
+    __slots__ = ("_keep_pixels", "file", "pixels", "sha256")
+
+    def __init__(self, file: PictureFile, *, keep_pixels: bool = False) -> None:
+        self.file = file
+        self.sha256: str | None = None
+        self.pixels: Rgb | None = None
+        self._keep_pixels = keep_pixels
+
+    def decode(self) -> Rgb:
+        """Return the picture as `to_rgb`; raises ImageFileError, and InvalidValueError for a mode without black."""
+        data = read_image_bytes(self.file.path)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        rgb = to_rgb(decode_image(data, self.file.path))
+        if self._keep_pixels:
+            self.pixels = rgb
+        return rgb
 
 
 def as_text(path: str | Path) -> str:

@@ -1,6 +1,6 @@
-"""diffusers' SDXL pipeline: set up for a device, and drawn from one picture at a time."""
+"""diffusers' SDXL pipeline: set up for a device, and drawn from, one picture at a time or several."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
 ResultT = TypeVar("ResultT")
-OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (1, 4, h/8, w/8))
+OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (pictures, 4, h/8, w/8))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -133,23 +133,24 @@ def draw(
     embeddings: Embeddings,
     scheduler: Scheduler,
     *,
-    seed: int,
+    seeds: Sequence[int],
     width: int,
     height: int,
     steps: int,
     guidance_scale: float,
     on_step: OnStep | None = None,
     guide: Guide | None = None,
-) -> "Image":
-    """Draw one picture of (width, height) px.
+) -> "list[Image]":
+    """Draw a picture of (width, height) px from each seed, all of them at once.
 
-    The noise comes from a CPU generator of the picture's own, in float32: the same for every device, dtype and batch.
-    (Euler a draws more of it at each step, in the dtype of the weights.) `on_step(step, steps, latents)` is called
-    after each step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or
-    an empty picture come out.
+    The noise comes from a CPU generator of each picture's own, in float32: the same for every device, dtype and batch.
+    (Euler a draws more of it at each step, in the dtype of the weights.) What is drawn at once differs in the last bits
+    from what is drawn alone: other kernels add in another order. `on_step(step, steps, latents)` is called after each
+    step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or an empty
+    picture come out.
     """
     pipe = guide.pipe if guide else loaded.pipe
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     pipe.scheduler = build_scheduler(scheduler, loaded.scheduler_config)
     finite: list[Tensor] = []
 
@@ -165,8 +166,9 @@ def draw(
         negative_prompt_embeds=embeddings.negative,
         pooled_prompt_embeds=embeddings.pooled_positive,
         negative_pooled_prompt_embeds=embeddings.pooled_negative,
-        latents=_noise(pipe, width, height, generator),
-        generator=generator,
+        num_images_per_prompt=len(seeds),
+        latents=_noise(pipe, width, height, generators),
+        generator=generators,
         width=width,
         height=height,
         num_inference_steps=steps,
@@ -176,20 +178,22 @@ def draw(
         **(guide.arguments() if guide else {}),
     )
     _check_finite(finite, pixels)
-    image: Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))[0]
-    if len(image.getcolors(2) or ()) == 1:
-        raise GenerationError("the picture is of one colour all over", "Try other settings; the model may be damaged")
-    return image
+    images: list[Image] = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))
+    for seed, image in zip(seeds, images, strict=True):
+        if len(image.getcolors(2) or ()) == 1:
+            reason = f"the picture of seed {seed} is of one colour all over"
+            raise GenerationError(reason, "Try other settings; the model may be damaged")
+    return images
 
 
-def _noise(pipe: Any, width: int, height: int, generator: torch.Generator) -> Tensor:
+def _noise(pipe: Any, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
     factor = pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
-    return torch.randn(shape, generator=generator).to(pipe.unet.dtype)
+    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(pipe.unet.dtype)
 
 
 def _run(pipe: Any, **given: Any) -> Tensor:
-    pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (1, 3, h, w) in 0..1
+    pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (pictures, 3, h, w) in 0..1
     return pixels
 
 

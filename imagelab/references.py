@@ -88,7 +88,14 @@ def configured_limits(configs: Configs, character_name: str) -> FaceLimits:
     character = configs.character_presets.characters.get(character_name)
     if character is None:
         return FaceLimits()
-    return FaceLimits(min_face_px=character.thresholds.min_face_px, min_score=character.thresholds.detection)
+    configured = character.thresholds
+    return FaceLimits(
+        min_face_px=configured.min_face_px,
+        min_score=configured.detection,
+        min_sharpness=configured.min_sharpness,
+        max_yaw_degrees=configured.max_yaw_degrees,
+        max_pitch_degrees=configured.max_pitch_degrees,
+    )
 
 
 class CharacterReferenceManager:

@@ -188,9 +188,10 @@ class GenerationRecord(Record):
     dtype: str
     memory_policy: str
     controls: tuple[ControlRecord, ...] = ()
+    batch_size: int = 1  # pictures drawn at once, which moves the last bits
     degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
     versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
-    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}, of the whole batch
     peak_vram_gib: float = field(default=0.0, compare=False)  # with the weights; 0 where there is no GPU
     schema_version: int = SCHEMA_VERSION
 

@@ -18,6 +18,7 @@ class VramReading:
     allocated_gib: float = 0.0
     reserved_gib: float = 0.0
     peak_gib: float = 0.0  # largest allocated_gib since the start or the last reset_peak
+    peak_reserved_gib: float = 0.0  # likewise of reserved_gib
 
 
 def read_vram(device: "str | torch.device" = "auto") -> VramReading:
@@ -31,6 +32,7 @@ def read_vram(device: "str | torch.device" = "auto") -> VramReading:
         allocated_gib=cuda.memory_allocated(where) / _GIB,
         reserved_gib=cuda.memory_reserved(where) / _GIB,
         peak_gib=cuda.max_memory_allocated(where) / _GIB,
+        peak_reserved_gib=cuda.max_memory_reserved(where) / _GIB,
     )
 
 

@@ -19,6 +19,12 @@ class Thresholds(Config):
     """Detector score below which a face is too uncertain to compare."""
     min_face_px: Annotated[int, Field(ge=8, le=1024)]
     """Shorter side of a face's box below which it is too small to compare."""
+    min_sharpness: Annotated[float, Field(gt=0)] | None = None
+    """Sharpness, as a check's table has it, below which a face is too blurred to compare; null: it may be."""
+    max_yaw_degrees: Annotated[float, Field(gt=0, le=90)] | None = None
+    """How far a head may be turned to either side to be compared; null: as far as the detector finds it."""
+    max_pitch_degrees: Annotated[float, Field(gt=0, le=90)] | None = None
+    """The same for up and down."""
 
 
 class Character(Entry):

@@ -34,6 +34,7 @@ class LoraPatcher:
     """
 
     pipe: "StableDiffusionXLPipeline"
+    device: "str | torch.device" = "cpu"  # where the sums are made: the same wherever offloading keeps weights
     at_hand: Callable[[], AbstractContextManager[None]] = field(
         default=nullcontext, repr=False
     )  # around each rewriting
@@ -137,7 +138,7 @@ class LoraPatcher:
             parameter = self._parameter(slot)
             if slot not in self._pristine:
                 self._pristine[slot] = parameter.detach().to("cpu", copy=True)
-            pristine = self._pristine[slot].to(parameter.device, torch.float32)
+            pristine = self._pristine[slot].to(self.device, torch.float32)
             total = pristine.clone()
             for record, weight, layer in self._terms[slot]:
                 if record in acting:

@@ -7,6 +7,7 @@ import sys
 import warnings
 import weakref
 
+import numpy as np
 import pytest
 
 from imagelab import CharacterGenerator, GenerationError, GenerationRequest, InvalidValueError, UnknownNameError
@@ -38,6 +39,24 @@ def test_the_same_seed_draws_the_same_picture_whatever_came_before(generator):
     assert pixels(again) == pixels(first)
     assert again.record == first.record
     assert first.image.mode == "RGB"
+
+
+def test_pictures_drawn_together_are_those_drawn_alone_within_a_grey_level(generator):
+    together = generator.generate_together(REQUEST, [11, 12, 13])
+    assert [generation.record.seed for generation in together] == [11, 12, 13]
+    assert {generation.record.batch_size for generation in together} == {3}
+    for generation in together:
+        alone = generator.generate(generation.record.to_request())
+        difference = np.abs(np.asarray(alone.image, np.int16) - np.asarray(generation.image, np.int16))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3
+        assert alone.record == dataclasses.replace(generation.record, batch_size=1)
+
+
+def test_no_seeds_and_a_seed_that_is_none_are_refused(generator):
+    for seeds in ([], [1, -1]):
+        with pytest.raises(InvalidValueError, match="seeds"):
+            generator.generate_together(REQUEST, seeds)
 
 
 def test_another_generator_draws_the_same_picture(generator, configs):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,31 +14,16 @@ from PIL import Image
 
 from imagelab import cli
 from imagelab.calibration import calibrate
+from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.faces import FaceLimits, face_choice
 from imagelab.folder_check import check_folder
-from imagelab.references import CharacterReferenceManager, configured_limits
+from imagelab.references import configured_limits
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"
 ALBERTO = ROOT / "imagelab/puppets/weights/references/alberto"
-
-
-@pytest.fixture(scope="module")
-def checker(configs):
-    with CharacterConsistencyChecker("cpu", "puppet", configs) as checker:
-        yield checker
-
-
-@pytest.fixture(scope="module")
-def luca(checker):
-    return CharacterReferenceManager(checker, store="nowhere").references("luca")
-
-
-@pytest.fixture(scope="module")
-def alberto(checker):
-    return CharacterReferenceManager(checker, store="nowhere").references("alberto")
 
 
 @pytest.fixture
@@ -157,6 +143,44 @@ def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, 
     assert "luca, from 0.500 on (calibrated: eer at 0.500" in result.to_text()
     with pytest.raises(InvalidValueError, match=r"calibrations\.luca was eer"):
         check_folder(folder, luca, output, checker=checker, calibrations={"luca": None})
+
+
+@pytest.fixture
+def choosy(configs):
+    """The configuration with limits on luca's pose and on alberto's sharpness."""
+    presets = configs.character_presets
+    limits = {"luca": {"max_yaw_degrees": 5.0, "min_face_px": 20}, "alberto": {"min_sharpness": 0.001}}
+    characters = {
+        name: own.model_copy(update={"thresholds": own.thresholds.model_copy(update=limits[name])})
+        for name, own in presets.characters.items()
+    }
+    return replace(configs, character_presets=presets.model_copy(update={"characters": characters}))
+
+
+def test_the_limits_of_all_characters_hold_for_each_face(choosy, luca, alberto, folder, tmp_path):
+    with CharacterConsistencyChecker("cpu", "puppet", choosy) as checker:
+        both = check_folder(folder, [luca, alberto], tmp_path / "check.parquet", checker=checker)
+    _, parameters = read_check_table(both.path)
+    asked = FaceLimits(min_face_px=20, min_score=0.5, min_sharpness=0.001, max_yaw_degrees=5.0)
+    assert parameters.limits == asked
+    turned = both.table["yaw_degrees"].abs() > 5
+    assert turned.sum() > 0
+    assert set(both.table.loc[turned, "status"]) == {"low_quality"}
+    assert both.table.loc[turned, "reason"].str.contains("max_yaw_degrees 5").all()
+
+
+def test_a_calibration_holds_for_no_stricter_limits(choosy, luca, alberto, folder, tmp_path):
+    with CharacterConsistencyChecker("cpu", "puppet", choosy) as checker:
+        of_these = {
+            "encoder": checker.encoder.label,
+            "references_sha256": luca.references_sha256,
+            "face_choice": face_choice("require_one", configured_limits(choosy, "luca")),
+        }
+        calibrations = {"luca": calibrate([0.9, 0.8, 0.85, 0.7], [0.1, 0.2, 0.0, 0.3], resamples=100, **of_these)}
+        given = {"checker": checker, "calibrations": calibrations}
+        assert check_folder(folder, luca, tmp_path / "one.parquet", **given).table["calibrated_luca"].all()
+        with pytest.raises(InvalidValueError, match="check the characters apart"):
+            check_folder(folder, [luca, alberto], tmp_path / "both.parquet", **given)
 
 
 def test_a_calibration_of_other_references_or_of_nobody_is_refused(checker, luca, folder, tmp_path):

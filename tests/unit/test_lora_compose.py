@@ -75,8 +75,8 @@ def paint(loaded, configs):
                     hook(step)
                 go_to(step)
 
-            given = {"seed": seed, "width": 64, "height": 64, "steps": STEPS, "guidance_scale": 4.0}
-            return draw(loaded, embeddings, configs.scheduler("euler"), on_step=after_step, **given).tobytes()
+            given = {"seeds": [seed], "width": 64, "height": 64, "steps": STEPS, "guidance_scale": 4.0}
+            return draw(loaded, embeddings, configs.scheduler("euler"), on_step=after_step, **given)[0].tobytes()
 
     return paint
 

@@ -50,10 +50,11 @@ def pipe(loaded):
 def paint(loaded, configs):
     """Draw with few steps; anything can be overridden."""
 
-    def paint(prompt="luca on the beach", negative="blurry", scheduler="euler", on_step=None, **given):
+    def paint(prompt="luca on the beach", negative="blurry", scheduler="euler", on_step=None, seed=1, **given):
         embeddings = encode_prompt(loaded.pipe, Prompt(positive=prompt, negative=negative))
-        settings = {"seed": 1, "width": 128, "height": 128, "steps": 4, "guidance_scale": 4.0} | given
-        return draw(loaded, embeddings, configs.scheduler(scheduler), on_step=on_step, **settings)
+        settings = {"width": 128, "height": 128, "steps": 4, "guidance_scale": 4.0} | given
+        scheduler = configs.scheduler(scheduler)
+        return draw(loaded, embeddings, scheduler, seeds=[seed], on_step=on_step, **settings)[0]
 
     return paint
 

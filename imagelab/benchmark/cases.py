@@ -1,0 +1,114 @@
+"""What is measured: presets × {base, LoRA, ControlNet, both} × batch sizes, and stock diffusers beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Literal, get_args
+
+from imagelab.checks import check_whole
+from imagelab.config import Configs, Profile, pick
+from imagelab.controls import control_use
+from imagelab.errors import ProfileError
+from imagelab.results import GenerationRequest, LoraUse, Record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Variant = Literal["base", "lora", "controlnet", "both"]
+# ours, or diffusers' own pipeline on the same models; with the VAE in float32 is how SDXL's is run as it is published
+Engine = Literal["imagelab", "diffusers", "diffusers_fp32_vae"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+SCENE = "running on the beach, excited expression"
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case(Record):
+    """One thing to measure."""
+
+    quality_preset: str
+    variant: Variant = "base"
+    batch_size: int = 1
+    engine: Engine = "imagelab"
+    loras: tuple[str, ...] = ()
+    control: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other case of a plan has."""
+        loras = f" ({len(self.loras)} LoRAs)" if len(self.loras) > 1 else ""
+        parts = [self.quality_preset, f"{self.variant}{loras}", f"batch {self.batch_size}"]
+        return " ".join([*parts, *([self.engine] if self.engine != "imagelab" else [])])
+
+    def request(self, control_image: "Image") -> GenerationRequest:
+        """Return what is drawn; a control follows `control_image` as a map that is ready."""
+        controls = (
+            (control_use(type=self.control, image=control_image, is_map=True, place="control"),) if self.control else ()
+        )
+        return GenerationRequest(
+            character=None,
+            scene_description=SCENE,
+            quality_preset=self.quality_preset,
+            additional_loras=tuple(LoraUse(name=name) for name in self.loras),
+            controls=controls,
+        )
+
+
+def plan_cases(
+    configs: Configs,
+    profile: Profile,
+    *,
+    presets: Iterable[str] | None = None,
+    variants: Iterable[str] = VARIANTS,
+    batch_sizes: Iterable[int] = (1,),
+    lora_count: int = 1,
+    stock: bool = True,
+) -> tuple[Case, ...]:
+    """Return the cases of a profile: every preset (None: the one that its targets are for) in every variant.
+
+    A variant with LoRAs takes the first `lora_count` of the registry's that have a file for the profile, one with a
+    ControlNet the first kind of control that has one. With `stock` diffusers' own pipeline is measured beside each base
+    case. Raises UnknownNameError, InvalidValueError, or ProfileError where the profile lacks what a variant needs.
+    """
+    names = [profile.targets.quality_preset] if presets is None else [profile.preset(name).name for name in presets]
+    kinds = [pick("variant", {kind: kind for kind in VARIANTS}, name) for name in variants]
+    sizes = [check_whole(size, "batch_sizes", 1, MAX_BATCH) for size in batch_sizes]
+    check_whole(lora_count, "lora_count", 1, 16)
+    loras = _loras(configs, profile, lora_count) if {"lora", "both"} & set(kinds) else ()
+    control = _control(configs, profile) if {"controlnet", "both"} & set(kinds) else None
+    cases: list[Case] = []
+    for preset, kind, size in product(names, kinds, sizes):
+        case = Case(
+            quality_preset=preset,
+            variant=kind,
+            batch_size=size,
+            loras=loras if kind in ("lora", "both") else (),
+            control=control if kind in ("controlnet", "both") else None,
+        )
+        cases += [case, *(_stock(case) if stock and kind == "base" else [])]
+    return tuple(cases)
+
+
+def _stock(case: Case) -> Sequence[Case]:
+    engines: tuple[Engine, ...] = ("diffusers", "diffusers_fp32_vae")
+    return [Case(quality_preset=case.quality_preset, batch_size=case.batch_size, engine=engine) for engine in engines]
+
+
+def _loras(configs: Configs, profile: Profile, count: int) -> tuple[str, ...]:
+    there = [name for name, lora in configs.lora_registry.loras.items() if profile.name in lora.files]
+    if len(there) < count:
+        fix = "Add files for it to lora_registry.yaml, or measure without them: variants=['base']"
+        raise ProfileError(profile.name, f"{len(there)} of the {count} LoRAs that are to be measured", fix)
+    return tuple(there[:count])
+
+
+def _control(configs: Configs, profile: Profile) -> str:
+    kinds: Mapping[str, object] = configs.controlnet.by_name
+    for kind in kinds:
+        try:
+            configs.control_source(kind, profile.name)
+        except ProfileError:
+            continue
+        return kind
+    fix = "Add one to controlnet_config.yaml, or measure without: variants=['base', 'lora']"
+    raise ProfileError(profile.name, "no ControlNet to measure", fix)

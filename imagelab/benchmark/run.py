@@ -1,0 +1,138 @@
+"""Measure cases in turns, so that what drifts (clocks, heat, neighbours) reaches all of them alike."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm.auto import tqdm
+
+from imagelab.benchmark.cases import Case
+from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
+from imagelab.benchmark.measure import Bench
+from imagelab.benchmark.report import BenchmarkReport, Sample, report_case
+from imagelab.character import CharacterGenerator
+from imagelab.checks import check_whole
+from imagelab.config import Configs, load_configs
+from imagelab.consistency import CharacterConsistencyChecker
+from imagelab.errors import InvalidValueError
+from imagelab.pipeline import device_name
+from imagelab.versions import library_version
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
+_GIB = 2**30
+
+
+def run_benchmark(
+    cases: Sequence[Case],
+    *,
+    profile: str | None = None,
+    device: str = "auto",
+    runs: int = 5,
+    vram_cap_gib: float | None = None,
+    configs: Configs | None = None,
+    progress: bool | None = None,
+) -> BenchmarkReport:
+    """Measure each case `runs` times, the cases in turns, every second round backwards.
+
+    Before that each is drawn, judged and written once to warm up, and its arithmetic is counted. `vram_cap_gib` lets
+    PyTorch have so much of the GPU's memory only, as a smaller card would. Nothing is kept of the pictures. Raises what
+    drawing raises, and InvalidValueError for cases or runs that aren't there.
+    """
+    check_whole(runs, "runs", 1, 10_000)
+    if not cases:
+        raise InvalidValueError("cases", [], "at least one")
+    configs = configs or load_configs()
+    with (
+        CharacterGenerator(profile, device, configs) as generator,
+        CharacterConsistencyChecker("auto", generator.profile.name, configs) as checker,
+        TemporaryDirectory(prefix="imagelab-bench-") as folder,
+    ):
+        where = generator.load().device
+        _cap(where, vram_cap_gib)
+        image = _control_image(generator)
+        bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
+        quiet = None if progress is None else not progress
+        for case in tqdm(cases, desc="warm-up", disable=quiet):
+            bench.measure(case, 0)
+        flop = _count(bench, cases)
+        rate = matmul_flop_per_second(where, generator.pipeline.unet.dtype)
+        samples = _measure(bench, cases, runs, disable=quiet)
+        by_case = {case.name: [sample for sample in samples if sample.case == case.name] for case in cases}
+        return BenchmarkReport(
+            profile=generator.profile.name,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=_machine(where, checker),
+            flop_per_second=rate,
+            cases=tuple(
+                report_case(
+                    case,
+                    by_case[case.name],
+                    by_case.get(_base_of(case).name, ()),
+                    flop=flop[case.name],
+                    rate=rate,
+                    profile=generator.profile,
+                )
+                for case in cases
+            ),
+            samples=tuple(samples),
+            targets_for=generator.profile.targets.device,
+            vram_cap_gib=vram_cap_gib,
+        )
+
+
+def _cap(device: torch.device, vram_cap_gib: float | None) -> None:
+    if vram_cap_gib is None:
+        return
+    if device.type != "cuda":
+        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"None: the models are on {device.type}")
+    there = torch.cuda.get_device_properties(device).total_memory / _GIB
+    if not 0 < vram_cap_gib <= there:
+        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"more than 0 and at most {there:.1f}, what there is")
+    torch.cuda.set_per_process_memory_fraction(vram_cap_gib / there, device)
+
+
+def _control_image(generator: CharacterGenerator) -> "Image":
+    """Return a map to follow: a picture of fine lines, of the size that the profile draws by default."""
+    import numpy as np
+    from PIL import Image
+
+    width, height = generator.profile.size_px(generator.profile.preset().size)
+    across, down = np.meshgrid(np.arange(width), np.arange(height))
+    lines = ((across // 8 + down // 8) % 8 == 0).astype(np.uint8) * 255
+    return Image.fromarray(np.stack([lines] * 3, axis=-1))
+
+
+def _count(bench: Bench, cases: Sequence[Case]) -> dict[str, int]:
+    """Return what arithmetic a picture of each case is: the same in a batch, and for whoever does it."""
+    alone = {case.name: replace(case, batch_size=1, engine="imagelab") for case in cases}
+    device = bench.generator.load().device
+    counts = {case: count_flop(partial(bench.draw, case, [0]), device) for case in dict.fromkeys(alone.values())}
+    return {name: counts[case] for name, case in alone.items()}
+
+
+def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | None) -> list[Sample]:
+    samples = []
+    with tqdm(total=runs * len(cases), desc="measure", disable=disable) as bar:
+        for number in range(runs):
+            for case in cases if number % 2 == 0 else reversed(cases):
+                samples.append(bench.measure(case, number))
+                bar.update()
+    return samples
+
+
+def _base_of(case: Case) -> Case:
+    return Case(quality_preset=case.quality_preset, batch_size=case.batch_size)
+
+
+def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapping[str, str]:
+    versions = {name: library_version(name) for name in _LIBRARIES}
+    faces = ", ".join(checker.providers)
+    return {"device": device_name(device), "threads": str(torch.get_num_threads()), "faces": faces, **versions}

@@ -51,7 +51,7 @@ check: setup ## ruff (notebooks too), formatting, mypy, import floors
 notebooks: setup ## run the notebooks and store what their summaries print
 	@$(BIN)/python -m imagelab refresh
 
-schema: setup ## write the JSON schemas of the four YAML files
+schema: setup ## write the JSON schemas of the YAML files
 	@$(BIN)/python -m imagelab schema
 
 # insightface asks for opencv-python and for onnxruntime, each of which overwrites its sibling: they are left out here, by name.

@@ -61,6 +61,9 @@ class FaceJudge:
         }
 
 
+Judges = Mapping[str, FaceJudge]  # {character: its judge}; empty where no faces are compared
+
+
 class BatchImageGenerator:
     """Draws batches and sorts them by whether the face is the character's.
 
@@ -186,12 +189,12 @@ class BatchImageGenerator:
         """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made."""
         character = self.generator.configs.character(str(request.picture.character)).name
         folder = free_folder(output_dir, character)
-        plan, judge = self._plan(request)
+        plan, judges = self._plan(request)
         try:
             with RunFolder(folder, plan, retry_failed=retry_failed) as run:
                 if run.pending_jobs():
                     self.generator.load()
-                self._draw(run, request, judge, progress=progress)
+                self._draw(run, request, judges, progress=progress)
                 return run.result()
         except KeyboardInterrupt as stop:
             # A notebook keeps the last traceback, and with its frames whatever was being drawn.
@@ -212,38 +215,50 @@ class BatchImageGenerator:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _plan(self, request: BatchRequest) -> tuple[RunPlan, FaceJudge | None]:
-        from imagelab.runs.recipe import drawing_environment, picture_recipe  # imports torch
+    def _plan(self, request: BatchRequest) -> tuple[RunPlan, Judges]:
+        from imagelab.runs.recipe import drawing_environment  # imports torch
 
         generator = self.generator
-        drawing = plan_generation(generator.configs, generator.profile, request.picture)
-        judge = self._judge(request)
-        maps = generator.control_maps(request.picture)
+        pictures = [variant.picture for variant in request.variants]
+        recipes = tuple(self._recipe(picture) for picture in pictures)
+        judges = self._judges(request)
+        thresholds = {judge.threshold.value for judge in judges.values()}
         plan = RunPlan(
-            request=replace(request, threshold=judge.threshold.value if judge else None),
-            recipe=picture_recipe(drawing, maps, generator.device),
-            judging=judge.to_plan() if judge else {},
+            request=replace(request, threshold=thresholds.pop() if len(thresholds) == 1 else None),
+            recipes=recipes,
+            judgings=tuple(judges[str(one.character)].to_plan() if judges else {} for one in pictures),
             environment=drawing_environment(generator.profile, generator.device),
-            references=judge.references.provenance.to_dict() if judge else None,
+            references=_provenance(judges),
         )
-        return plan, judge
+        return plan, judges
 
-    def _judge(self, request: BatchRequest) -> FaceJudge | None:
+    def _recipe(self, picture: GenerationRequest) -> dict[str, Any]:
+        from imagelab.runs.recipe import picture_recipe  # imports torch
+
+        generator = self.generator
+        drawing = plan_generation(generator.configs, generator.profile, picture)
+        return picture_recipe(drawing, generator.control_maps(picture), generator.device)
+
+    def _judges(self, request: BatchRequest) -> Judges:
         if not request.enable_consistency_check:
-            return None
-        name = str(request.picture.character)
-        return FaceJudge(
-            manager=self.references,
-            references=self.references.references(name),
-            threshold=self.references.threshold(name, request.threshold, batch=True),
-        )
+            return {}
+        names = dict.fromkeys(str(variant.picture.character) for variant in request.variants)
+        return {
+            name: FaceJudge(
+                manager=self.references,
+                references=self.references.references(name),
+                threshold=self.references.threshold(name, request.threshold, batch=True),
+            )
+            for name in names
+        }
 
-    def _draw(self, run: RunFolder, request: BatchRequest, judge: FaceJudge | None, *, progress: bool) -> None:
+    def _draw(self, run: RunFolder, request: BatchRequest, judges: Judges, *, progress: bool) -> None:
         bar = tqdm(run.pending_jobs(), desc=str(request.picture.character), unit="picture", disable=not progress)
         for job in bar:
             if run.is_over:
                 break
             clock = perf_counter()
+            judge = judges.get(str(request.picture_of(job).character))
             item, generation = draw_job(self.generator.generate, request, job, judge)
             run.commit(job, item, generation, perf_counter() - clock)
             bar.set_postfix(accepted=run.result().total_accepted)
@@ -284,6 +299,11 @@ def batch_request(
     )
 
 
+def _provenance(judges: Judges) -> dict[str, Any] | None:
+    made = {name: judge.references.provenance.to_dict() for name, judge in judges.items()}
+    return made if len(made) > 1 else next(iter(made.values()), None)
+
+
 def draw_job(
     draw: Callable[[GenerationRequest], Generation],
     request: BatchRequest,
@@ -297,7 +317,7 @@ def draw_job(
     """
     item = BatchItem(index=job.index, seed=job.seed, status="failed")
     try:
-        generation = draw(request.picture_from(job.seed))
+        generation = draw(request.picture_of(job))
     except GenerationError as error:
         return replace(item, reason=str(error)), None
     if is_blank(generation.image):

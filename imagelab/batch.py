@@ -1,8 +1,11 @@
 """Many pictures of one character, of which only those that show the character are kept."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from traceback import clear_frames
@@ -14,7 +17,7 @@ from tqdm.auto import tqdm
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
-from imagelab.config import Configs
+from imagelab.config import Configs, load_configs
 from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
@@ -26,11 +29,13 @@ from imagelab.results import BatchItem, BatchResult, ControlUse, Generation, Gen
 from imagelab.runs import FOLDERS, BatchRequest, Job, RunFolder, RunPlan, free_folder
 from imagelab.similarity import check_threshold
 from imagelab.vram import release_memory
+from imagelab.workers import Drawn, ProcessCrew, RayCrew, share
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
+MAX_WORKERS = 1024
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
 
 
@@ -185,16 +190,25 @@ class BatchImageGenerator:
         *,
         retry_failed: bool = False,
         progress: bool = True,
+        workers: int = 1,
+        ray: str | None = None,
     ) -> BatchResult:
-        """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made."""
+        """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made.
+
+        With more than one of `workers`, so many processes draw, each on a GPU of its own where there are any; with
+        `ray`, an address as `imagelab.workers.RayCrew` has it, so many actors of that cluster. The pictures and the
+        ledger are the same; a picture whose worker dies is given to another. Each worker plans for itself, and one
+        whose plan comes out another (another version, another GPU) is refused: InvalidValueError. A script that asks
+        for workers must do so under `if __name__ == "__main__":`, since they are spawned.
+        """
         character = self.generator.configs.character(str(request.picture.character)).name
         folder = free_folder(output_dir, character)
         plan, judges = self._plan(request)
+        crew = self._crew(request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray)
         try:
             with RunFolder(folder, plan, retry_failed=retry_failed) as run:
-                if run.pending_jobs():
-                    self.generator.load()
-                self._draw(run, request, judges, progress=progress)
+                with self._drawing(run, request, judges, crew) as drawn:
+                    self._commit(run, drawn, progress=progress)
                 return run.result()
         except KeyboardInterrupt as stop:
             # A notebook keeps the last traceback, and with its frames whatever was being drawn.
@@ -252,17 +266,99 @@ class BatchImageGenerator:
             for name in names
         }
 
-    def _draw(self, run: RunFolder, request: BatchRequest, judges: Judges, *, progress: bool) -> None:
-        bar = tqdm(run.pending_jobs(), desc=str(request.picture.character), unit="picture", disable=not progress)
-        for job in bar:
-            if run.is_over:
-                break
-            clock = perf_counter()
-            judge = judges.get(str(request.picture_of(job).character))
-            item, generation = draw_job(self.generator.generate, request, job, judge)
-            run.commit(job, item, generation, perf_counter() - clock)
-            bar.set_postfix(accepted=run.result().total_accepted)
-        bar.close()
+    def setup(self, device: str) -> "Callable[[], BatchImageGenerator]":
+        """Return what makes the same in another process, on a device; it can be pickled."""
+        return BatchSetup(
+            profile=self.generator.profile.name,
+            device=device,
+            configs=self.generator.configs.root,
+            store=self.references.store,
+        )
+
+    def _crew(
+        self, request: BatchRequest, plan: RunPlan, workers: int, ray: str | None
+    ) -> ProcessCrew | RayCrew | None:
+        if workers == 1 and ray is None:
+            return None
+        from imagelab.runs.recipe import worker_devices  # imports torch
+
+        if ray is not None:
+            on_gpu = str(plan.environment["device"]).startswith("cuda")
+            setup = self.setup(self.generator.device)
+            return RayCrew(_DrawerOf(setup, request, plan), workers, address=ray, num_gpus=float(on_gpu))
+        devices = worker_devices(self.generator.device, workers)
+        return ProcessCrew([_DrawerOf(self.setup(device), request, plan) for device in devices])
+
+    @contextmanager
+    def _drawing(
+        self, run: RunFolder, request: BatchRequest, judges: Judges, crew: ProcessCrew | RayCrew | None
+    ) -> Iterator[Iterable[Drawn]]:
+        """Give what becomes of the pending jobs, one after the other; nothing is loaded where there are none."""
+        jobs = run.pending_jobs()
+        if not jobs:
+            yield ()
+        elif crew is None:
+            self.generator.load()
+            yield (self._drawn(request, judges, job) for job in jobs)
+        else:
+            with crew:
+                yield share(crew, jobs)
+
+    def _drawn(self, request: BatchRequest, judges: Judges, job: Job) -> Drawn:
+        clock = perf_counter()
+        judge = judges.get(str(request.picture_of(job).character))
+        item, generation = draw_job(self.generator.generate, request, job, judge)
+        return Drawn(job=job, item=item, generation=generation, seconds=perf_counter() - clock)
+
+    def _commit(self, run: RunFolder, drawn: Iterable[Drawn], *, progress: bool) -> None:
+        character = str(run.plan.request.picture.character)
+        bar = tqdm(total=len(run.pending_jobs()), desc=character, unit="picture", disable=not progress)
+        with bar:
+            for one in drawn:
+                run.commit(one.job, one.item, one.generation, one.seconds)
+                bar.update()
+                bar.set_postfix(accepted=run.result().total_accepted)
+                if run.is_over:
+                    break
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSetup:
+    """What it takes to make the same BatchImageGenerator in another process."""
+
+    profile: str
+    device: str
+    configs: Path  # the folder of the YAML files
+    store: Path  # of references and calibrations
+
+    def __call__(self) -> BatchImageGenerator:
+        """Make it; nothing is loaded yet."""
+        configs = load_configs(self.configs)
+        generator = CharacterGenerator(profile=self.profile, device=self.device, configs=configs)
+        device = "cpu" if generator.device == "cpu" else "auto"
+        references = CharacterReferenceManager(profile=self.profile, configs=configs, store=self.store, device=device)
+        return BatchImageGenerator(generator, references)
+
+
+@dataclass(frozen=True)
+class _DrawerOf:
+    """A worker's part of a run: loads what draws it, once it is there."""
+
+    setup: Callable[[], BatchImageGenerator]
+    request: BatchRequest
+    plan: RunPlan
+
+    def __call__(self) -> Callable[[Job], Drawn]:
+        """Plan for itself, compare, load, and return what draws a job."""
+        from imagelab.runs.recipe import use_threads  # imports torch
+
+        use_threads(self.plan.environment)
+        batches = self.setup()
+        plan, judges = batches._plan(self.request)  # noqa: SLF001  it is the same class, elsewhere
+        if changes := self.plan.changes(plan):
+            raise InvalidValueError("worker", platform.node(), f"as the process that planned ({'; '.join(changes)})")
+        batches.generator.load()
+        return partial(batches._drawn, self.request, judges)  # noqa: SLF001  as above
 
 
 def batch_request(

@@ -130,6 +130,11 @@ def batch(
         int | None, typer.Option(help="With --until-accepted: at most so many, by default 4×.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
     profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
@@ -174,7 +179,7 @@ def batch(
             typer.echo(plan_text(batches.plan(request)))
             return
         with _resumable():
-            result = batches.run(request, output_dir, retry_failed=retry_failed)
+            result = batches.run(request, output_dir, retry_failed=retry_failed, workers=workers, ray=ray)
     _say_batch(result)
 
 
@@ -186,6 +191,11 @@ def sweep(
         typer.Option(help="Folder to draw into, or to go on in; by default reports/runs/sweep-<name of the file>."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many pictures there will be and what they cost, and keep none.")
     ] = False,
@@ -212,7 +222,7 @@ def sweep(
             typer.echo(estimate_cost(batches, plan, folder).to_text())
             return
         with _resumable():
-            result = run_sweep(batches, request, folder, retry_failed=retry_failed)
+            result = run_sweep(batches, request, folder, retry_failed=retry_failed, workers=workers, ray=ray)
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 
 

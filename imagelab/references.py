@@ -127,6 +127,11 @@ class CharacterReferenceManager:
         self._configured: dict[str, CharacterReferences] = {}
 
     @property
+    def store(self) -> Path:
+        """Return the folder of the stored references and calibrations, which needn't be there."""
+        return self._store
+
+    @property
     def encoder(self) -> FaceEncoderId:
         """Return what its embeddings are marked with; loads the models."""
         return self._reader.encoder

@@ -21,13 +21,15 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     progress: bool = True,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> BatchResult:
     """Draw a sweep, or go on with it, as `BatchImageGenerator.run` does; then write its sheet and its table.
 
-    `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already aren't drawn again. Raises what
-    `generate_batch` raises.
+    `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already aren't drawn again. Workers are
+    those of `BatchImageGenerator.run`. Raises what `generate_batch` raises.
     """
-    result = batches.run(request, output_dir, retry_failed=retry_failed, progress=progress)
+    result = batches.run(request, output_dir, retry_failed=retry_failed, progress=progress, workers=workers, ray=ray)
     assert result.output_dir is not None  # noqa: S101  a run has a folder
     write_sweep(result.output_dir)
     return result

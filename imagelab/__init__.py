@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         RunFolderError,
         UnknownNameError,
     )
+    from imagelab.imagefiles import read_picture_metadata
     from imagelab.preprocess import ControlMap, make_control_map
+    from imagelab.redraw import Replay, replay
     from imagelab.references import CharacterReferenceManager
     from imagelab.results import (
         BatchItem,
@@ -66,12 +68,15 @@ __all__ = [
     "NotebookError",
     "ProfileError",
     "ReferenceStoreError",
+    "Replay",
     "RunFolderError",
     "UnknownNameError",
     "Verdict",
     "__version__",
     "load_configs",
     "make_control_map",
+    "read_picture_metadata",
+    "replay",
 ]
 
 _NAMES_BY_MODULE = {
@@ -95,8 +100,10 @@ _NAMES_BY_MODULE = {
         "RunFolderError",
         "UnknownNameError",
     ),
+    "imagefiles": ("read_picture_metadata",),
     "preprocess": ("ControlMap", "make_control_map"),
     "references": ("CharacterReferenceManager",),
+    "redraw": ("Replay", "replay"),
     "results": (
         "BatchItem",
         "BatchResult",

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagelab.control_models import check_estimator
+from imagelab.devices import resolve_device, within_memory
 from imagelab.errors import ModelFileError
-from imagelab.loading import load_network, load_or_refuse, quietly
-from imagelab.pipeline import resolve_device, within_memory
+from imagelab.model_loading import load_network, load_or_refuse, quietly
 
 if TYPE_CHECKING:
     from PIL.Image import Image

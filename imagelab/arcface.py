@@ -24,7 +24,7 @@ from imagelab.checks import check_whole
 from imagelab.config import FacePack, Profile
 from imagelab.errors import ImageFileError, InvalidValueError, ProfileError
 from imagelab.face_crops import Bgr, alignment, crop, sharpness, to_bgr
-from imagelab.face_pack import TASKS, identify_pack, open_pack, verify_pack
+from imagelab.face_pack import TASKS, identify_pack, share_pack, verify_pack
 from imagelab.faces import Face, FaceEncoderId, FacesFound
 from imagelab.models import resolve_source
 from imagelab.rgb import Picture, Rgb, to_rgb
@@ -57,8 +57,9 @@ class _Look:
 class FaceEncoder:
     """Finds faces and embeds them; the models load at the first picture.
 
-    A context manager; `close` may be called twice. `device`: auto takes CUDA where torch and onnxruntime both have it,
-    cuda insists. A picture is computed on one thread: the models are small and torch wants the cores.
+    A context manager; `close` may be called twice. Encoders of one pack share its models while they are open.
+    `device`: auto takes CUDA where torch and onnxruntime both have it, cuda insists. A picture is computed on one
+    thread: the models are small and torch wants the cores.
     """
 
     def __init__(self, profile: Profile, device: str = "auto") -> None:
@@ -184,7 +185,7 @@ class FaceEncoder:
             verify_pack(folder, self.pack.source)
             providers = self._providers_to_ask_for()
             try:
-                self._analysis = open_pack(folder, self.pack, providers)
+                self._analysis = share_pack(folder, self.pack, providers)
             except ImportError as error:
                 raise ProfileError(self._profile.name, f"can't look at faces: {error}", _REINSTALL) from error
             self._id = identify_pack(self._analysis, self.pack)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from traceback import clear_frames
+from traceback import clear_frames, walk_tb
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -211,8 +212,7 @@ class BatchImageGenerator:
                     self._commit(run, drawn, progress=progress)
                 return run.result()
         except KeyboardInterrupt as stop:
-            # A notebook keeps the last traceback, and with its frames whatever was being drawn.
-            clear_frames(stop.__traceback__)
+            _forget(stop.__traceback__)
             release_memory()
             raise
 
@@ -432,6 +432,14 @@ def _judged(item: BatchItem, verdict: Verdict) -> BatchItem:
     if not verdict.is_consistent:
         return replace(item, status="rejected", reason="below the threshold")
     return replace(item, status="accepted")
+
+
+def _forget(traceback: TracebackType | None) -> None:
+    """Empty the frames of a traceback: a notebook keeps the last one, and with it whatever was being drawn."""
+    clear_frames(traceback)
+    for frame, _ in walk_tb(traceback):
+        # diffusers calls locals(), and Python keeps what that returned until the frame is asked again.
+        _ = frame.f_locals
 
 
 def is_blank(image: "Image") -> bool:

@@ -62,7 +62,9 @@ def score_histogram(
                 "hatch": hatch,
             }
             axis.hist(values, **style, histtype="stepfilled", linewidth=0, label=f"{name} (n = {len(values)})", **face)
-            axis.hist(values, **style, histtype="step", color=colour, linewidth=1.4)
+            heights = np.histogram(values, bins, density=True)[0]
+            outline = np.where(heights > 0, heights, np.nan)  # none along the axis, where there is nothing
+            axis.stairs(outline, bins, color=colour, linewidth=1.4)
         if calibration is not None:
             threshold = calibration.threshold
             label = f"calibrated, {calibration.policy}: {_interval(threshold, 2)}"
@@ -70,11 +72,21 @@ def score_histogram(
             axis.axvline(threshold.value, color=INK, linewidth=1.4, label=label)
         for (name, value), dashes in zip(fixed.items(), cycle(_DASHES), strict=False):
             axis.axvline(value, color=INK, linewidth=1.4, linestyle=dashes, label=f"{name}: {value:.2f}")
-        axis.set(xlabel=xlabel, ylabel="density", xlim=(bins[0], bins[-1]))
+        axis.set(xlabel=xlabel, ylabel="density", xlim=_reach(bins, calibration))
         axis.set_ylim(bottom=0)
         figure.legend(loc="outside lower left", ncols=2, handlelength=1.8)
         axis.set_title(title)
     return closed(figure)
+
+
+def _reach(bins: NDArray[np.floating], calibration: Calibration | None) -> tuple[float, float]:
+    """Return from where to where to draw: to the ends of the threshold's interval, if that isn't too far."""
+    low, high = float(bins[0]), float(bins[-1])
+    far, margin = (high - low) / 3, (high - low) / 50
+    if calibration is not None:
+        threshold = calibration.threshold
+        low, high = max(low - far, min(low, threshold.low)), min(high + far, max(high, threshold.high))
+    return low - margin, high + margin
 
 
 def det_figure(
@@ -219,6 +231,10 @@ def paired_figure(comparison: PairedComparison, *, names: tuple[str, str] = ("A"
 
 def _draw_curve(axis: Axes, curve: Curve) -> None:
     fmr, fnmr = (np.clip(rates, 1e-6, 1 - 1e-6) for rates in (curve.fmr, curve.fnmr))
+    if not ((curve.fmr > 0) & (curve.fnmr > 0)).any():
+        axis.text(0.97, 0.04, "no threshold errs both ways here:\nthe curve lies outside, beyond the lower left corner",
+                  transform=axis.transAxes, ha="right", va="bottom", fontsize=8, color=INK)  # fmt: skip
+        return
     axis.plot(_deviate(fmr), _deviate(fnmr), color=GENUINE, linewidth=1.8, label="all thresholds")
 
 

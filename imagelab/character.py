@@ -13,7 +13,7 @@ from imagelab.composition import PlannedLora, compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
 from imagelab.controls import control_uses, one_control
 from imagelab.errors import GenerationError, InvalidValueError
-from imagelab.imagefiles import check_png_path, control_map_path, save_png
+from imagelab.imagefiles import check_picture_path, check_png_path, control_map_path, save_picture, save_png
 from imagelab.plan import Plan, check_seed, plan_generation
 from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
@@ -130,8 +130,8 @@ class CharacterGenerator:
         pose, canny, depth, seg or normal. `controls` are several at once, ControlUse or `{"type": ..., "image": ...}`
         with any of scale, start, end, is_map, resize and model, and need no `use_controlnet`.
 
-        With `output_path` the picture is also written there as a PNG that carries its record, its control maps beside
-        it (luca.control-0-pose.png). Raises what `generate` raises.
+        With `output_path` the picture is also written there, as PNG, JPEG or WebP by its name, with its record inside
+        and its control maps beside it (luca.control-0-pose.png). Raises what `generate` raises.
         """
         request = GenerationRequest(
             character=character,
@@ -150,14 +150,14 @@ class CharacterGenerator:
         )
         if output_path is None:
             return self.generate(request).image
-        path = check_png_path(output_path)
+        path = check_picture_path(output_path)
         for use in request.controls:
             self.configs.control(use.type)  # an unknown one is no part of a file's name either
         map_paths = [control_map_path(path, index, use.type) for index, use in enumerate(request.controls)]
         for map_path in map_paths:
             check_png_path(map_path)
         generation = self.generate(request)
-        save_png(generation.image, path, generation.record)
+        save_picture(generation.image, path, generation.record)
         for control_map, map_path in zip(generation.control_maps, map_paths, strict=True):
             save_png(control_map, map_path)
         return generation.image
@@ -183,7 +183,7 @@ class CharacterGenerator:
     ) -> tuple[Generation, ...]:
         """Draw a request from several seeds in one go, which a GPU does faster than one after the other.
 
-        Pictures differ from those drawn alone in the last bits only: docs/decisions/0009. The request's own seed isn't
+        Pictures differ from those drawn alone in the last bits only: docs/decisions/0011. The request's own seed isn't
         used. Raises what `generate` raises; of an error's batch no picture is kept.
         """
         self._refuse_if_closed()
@@ -247,7 +247,7 @@ class CharacterGenerator:
         with self._lock:
             models = self._ready()
             models.patcher.clear()
-            with models.loaded.weights_at_hand(self.profile.memory):
+            with models.weights_at_hand():
                 return compare_loras(models.loaded.pipe, [(lora.path, lora.record) for lora in planned])
 
     def cleanup(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|batch|sweep|doctor|check|bench|lora|control|random-sdxl|refresh|schema`.
+"""The command line: `python -m imagelab run|batch|sweep|doctor|check|replay|bench|lora|control|…`, see --help.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -287,6 +287,32 @@ def check(
 
 
 @app.command()
+def replay(
+    image: Annotated[Path, typer.Argument(help="A picture that imagelab drew: PNG, JPEG or WebP.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to keep the new one.")] = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="Map of a control, what it was made of, or a folder of such; may be given several times."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default as it was drawn.")] = None,
+) -> None:
+    """Draw a picture again from what it carries: exit code 0 if it is the same, 1 if not, with all that changed."""
+    from imagelab.imagefiles import check_picture_path, save_picture
+
+    if output is not None:
+        check_picture_path(output, "--output")
+    from imagelab.redraw import replay as draw_again
+
+    outcome = draw_again(image, controls=control or (), device=device)
+    typer.echo(outcome.to_text())
+    if output is not None:
+        save_picture(outcome.generation.image, output, outcome.generation.record)
+        typer.echo(f"wrote {output}")
+    if not outcome.identical:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def bench(
     profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
@@ -371,10 +397,11 @@ def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By defau
 
 @app.command()
 def schema() -> None:
-    """Write the JSON schemas of the YAML files."""
+    """Write the JSON schemas of the YAML files, and that of the chunk in pictures."""
     from imagelab.config.schema import write_schemas
+    from imagelab.metadata.schema import write_chunk_schema
 
-    for path in write_schemas():
+    for path in (*write_schemas(), write_chunk_schema()):
         typer.echo(f"wrote {path.name}")
 
 

@@ -10,7 +10,7 @@ from imagelab.config import Character, Combination, Configs, Lora, LoraChoice, P
 from imagelab.config.blocks import block_weights
 from imagelab.config.loras import BaseName
 from imagelab.errors import InvalidValueError, ModelNotFoundError, UnknownNameError
-from imagelab.models import file_sha256, resolve_lora, resolve_source
+from imagelab.models import file_sha256, resolve_lora, resolve_source, tensors_sha256
 from imagelab.results import GenerationRequest, LoraRecord, LoraUse
 
 _WEIGHTS = ("weight", "text_encoder_weight", "text_encoder_2_weight")
@@ -198,4 +198,5 @@ def _acts(record: LoraRecord) -> bool:
 def _planned(configs: Configs, profile: Profile, record: LoraRecord) -> PlannedLora:
     path = resolve_lora(configs, record.name, profile.name)
     base = configs.lora_base(record.name, profile.name)
-    return PlannedLora(path=path, record=replace(record, sha256=file_sha256(path)), base=base)
+    record = replace(record, sha256=file_sha256(path), tensors_sha256=tensors_sha256(path))
+    return PlannedLora(path=path, record=record, base=base)

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.arcface import CHUNK, FaceEncoder, PictureT
 from imagelab.config import Configs, Profile, load_configs, pick
 from imagelab.errors import InvalidValueError, shorten
@@ -25,10 +25,9 @@ from imagelab.faces import (
 )
 from imagelab.reference_calibration import ThresholdInForce, as_threshold
 from imagelab.reference_store import CharacterReferences
-from imagelab.references import configured_limits, configured_threshold
 from imagelab.results import Verdict
 from imagelab.rgb import Picture, Rgb, to_rgb
-from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, cosine, unit
+from imagelab.similarity import METRICS, Embedding, Similarity, check_threshold, compare, nearest, unit
 
 
 class CharacterConsistencyChecker:
@@ -152,7 +151,7 @@ class CharacterConsistencyChecker:
         in_force = self._in_force(threshold, metric, character_name)
         limits = self.limits or configured_limits(self.configs, character_name)
         templates = self._templates(reference)
-        readings = self.readings(images, partial(_nearest, templates), limits)
+        readings = self.readings(images, lambda embedding: nearest(templates, embedding).cosine, limits)
         return [self._judge(reading, templates, in_force, metric, character_name) for reading in readings]
 
     def verdict(
@@ -188,8 +187,7 @@ class CharacterConsistencyChecker:
     def _judge(
         self, reading: FaceReading, templates: NDArray[np.float32], in_force: ThresholdInForce, metric: str, name: str
     ) -> Verdict:
-        found = [] if reading.embedding is None else [compare(row, reading.embedding, metric) for row in templates]
-        score = max(found, key=lambda one: one.cosine).value if found else None
+        score = None if reading.embedding is None else nearest(templates, reading.embedding, metric).value
         return Verdict(
             character_name=name,
             status=reading.status,
@@ -214,7 +212,3 @@ class CharacterConsistencyChecker:
             expected = f"of the encoder in use, {self.encoder.label}"
             raise InvalidValueError("reference", shorten(made_by.label), expected)
         return reference.templates
-
-
-def _nearest(templates: NDArray[np.float32], embedding: Embedding) -> float:
-    return max(cosine(row, embedding) for row in templates)

@@ -20,10 +20,11 @@ from torch import Tensor
 from imagelab.config import MemoryPolicy
 from imagelab.control_models import check_controlnet
 from imagelab.controls import PlannedControl
+from imagelab.devices import within_memory
 from imagelab.errors import GenerationError, ModelFileError
-from imagelab.loading import check_complete, load_or_refuse, quietly
+from imagelab.model_loading import check_complete, load_or_refuse, quietly
 from imagelab.models import AGAIN, weight_files
-from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa, within_memory
+from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa
 from imagelab.safetensors_files import check_safetensors
 from imagelab.vram import release_memory
 

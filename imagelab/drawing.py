@@ -1,36 +1,63 @@
 """From a plan to a picture and the record of how it was drawn."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
 from torch import Tensor
 
-from imagelab.config import Configs, Profile
+from imagelab.config import Configs, MemoryPolicy, Profile
 from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
+from imagelab.devices import device_name, within_memory
 from imagelab.encoding import encode_prompt
+from imagelab.environment import read_environment
+from imagelab.errors import DegradedWarning, OutOfMemoryError
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
-from imagelab.pipeline import Guide, LoadedPipeline, OnStep, device_name, draw
+from imagelab.memory_ladder import next_rung
+from imagelab.pipeline import Guide, LoadedPipeline, OnStep, apply_memory_policy, draw
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import ControlRecord, Generation, GenerationRecord
 from imagelab.versions import library_version
-from imagelab.vram import read_vram
+from imagelab.vram import read_vram, release_memory
 
+_SMALLER = "Draw a smaller picture, or with fewer ControlNets"
 _LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Models:
     """What a generator has in memory: the pipeline, the owner of the LoRAs in it, and that of the ControlNets."""
 
     loaded: LoadedPipeline
-    patcher: LoraPatcher
+    patcher: LoraPatcher = field(init=False)
     nets: ControlNets
+    memory: MemoryPolicy  # the one in force, which may be lower on the ladder than the profile's
+    given_up: tuple[str, ...] = ()  # the rungs taken so far
+
+    def __post_init__(self) -> None:
+        """Let the LoRAs reach the weights wherever the policy in force keeps them."""
+        self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
+
+    def weights_at_hand(self) -> AbstractContextManager[None]:
+        """Take the offloading hooks off, if there are any, while weights are read or rewritten."""
+        return self.loaded.weights_at_hand(self.memory)
+
+    def give_up_more(self) -> bool:
+        """Go down the ladder by one rung, for good; False at its end. Says so in a DegradedWarning."""
+        rung = next_rung(self.memory, self.loaded.device)
+        if rung is None:
+            return False
+        self.memory, what = rung
+        self.given_up = (*self.given_up, f"out of GPU memory: {what}")
+        warnings.warn(self.given_up[-1], DegradedWarning, stacklevel=2)
+        apply_memory_policy(self.loaded.pipe, self.memory, self.loaded.device)
+        return True
 
 
 def load_models(configs: Configs, profile: Profile, device: str) -> Models:
@@ -39,12 +66,8 @@ def load_models(configs: Configs, profile: Profile, device: str) -> Models:
     Raises what `load_pipeline` raises.
     """
     loaded = load_pipeline(profile, device)
-    at_hand = partial(loaded.weights_at_hand, profile.memory)
-    return Models(
-        loaded=loaded,
-        patcher=LoraPatcher(pipe=loaded.pipe, device=loaded.device, at_hand=at_hand),
-        nets=ControlNets(loaded=loaded, resident=configs.controlnet.resident),
-    )
+    nets = ControlNets(loaded=loaded, resident=configs.controlnet.resident)
+    return Models(loaded=loaded, nets=nets, memory=profile.memory)
 
 
 def draw_plan(
@@ -57,8 +80,47 @@ def draw_plan(
 ) -> tuple[Generation, ...]:
     """Draw what a plan says from each seed, all at once, with a map for each of its controls, and say how.
 
-    `seconds`: what it took until now, {stage: duration}. Raises ModelFileError, ModelNotFoundError or GenerationError.
+    Where the GPU's memory is too small it is tried again, with half of the pictures at once, then with the VAE in
+    tiles, then offloaded; records say so in `degraded`. `seconds`: what it took until now, {stage: duration}. Raises
+    ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder.
     """
+    while True:
+        with suppress(OutOfMemoryError):
+            return within_memory(partial(_draw_once, models, plan, seeds, maps, seconds, on_step), _SMALLER)
+        release_memory()  # out of the handler, whose traceback would keep the tensors of the attempt alive
+        if len(seeds) > 1:
+            return _draw_halves(models, plan, seeds, maps, seconds, on_step)
+        if not models.give_up_more():
+            raise OutOfMemoryError("out of GPU memory", _SMALLER)
+
+
+def _draw_halves(
+    models: Models,
+    plan: Plan,
+    seeds: Sequence[int],
+    maps: tuple[ControlMap, ...],
+    seconds: Mapping[str, float],
+    on_step: OnStep | None,
+) -> tuple[Generation, ...]:
+    half = (len(seeds) + 1) // 2
+    what = f"out of GPU memory: not {len(seeds)} pictures at once"
+    warnings.warn(what, DegradedWarning, stacklevel=2)
+    drawn = [
+        generation
+        for part in (seeds[:half], seeds[half:])
+        for generation in draw_plan(models, plan, part, maps, seconds, on_step)
+    ]
+    return tuple(replace(made, record=replace(made.record, degraded=(*made.record.degraded, what))) for made in drawn)
+
+
+def _draw_once(
+    models: Models,
+    plan: Plan,
+    seeds: Sequence[int],
+    maps: tuple[ControlMap, ...],
+    seconds: Mapping[str, float],
+    on_step: OnStep | None,
+) -> tuple[Generation, ...]:
     loaded = models.loaded
     clock = [perf_counter()]
     models.patcher.apply([(lora.path, lora.record) for lora in plan.loras])
@@ -84,7 +146,7 @@ def draw_plan(
     spent |= {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
     peak_gib = read_vram(loaded.device).peak_gib
     spent |= {"total": sum(spent.values())}
-    record = _record(plan, len(seeds), loaded, controls, spent, peak_gib)
+    record = _record(plan, len(seeds), models, controls, spent, peak_gib)
     pictures = tuple(made.image for made in maps)
     return tuple(
         Generation(image=image, record=replace(record, seed=seed), control_maps=pictures)
@@ -104,7 +166,7 @@ def _guided(
     records = tuple(
         _control_record(control, made, net.sha256) for control, made, net in zip(plan.controls, maps, nets, strict=True)
     )
-    with attached(models.loaded, nets, plan.controls, plan.profile.memory) as pipe:
+    with attached(models.loaded, nets, plan.controls, models.memory) as pipe:
         guide = Guide(
             pipe=pipe,
             maps=tuple(made.image for made in maps),
@@ -150,12 +212,12 @@ def _control_record(control: PlannedControl, made: ControlMap, sha256: Mapping[s
 def _record(
     plan: Plan,
     batch_size: int,
-    loaded: LoadedPipeline,
+    models: Models,
     controls: tuple[ControlRecord, ...],
     seconds: Mapping[str, float],
     peak_vram_gib: float,
 ) -> GenerationRecord:
-    request = plan.request
+    request, loaded = plan.request, models.loaded
     return GenerationRecord(
         profile=plan.profile.name,
         base_model=_source_name(plan.profile),
@@ -172,17 +234,27 @@ def _record(
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
         scheduler=plan.scheduler.name,
+        scheduler_settings={"class_name": plan.scheduler.class_name, **plan.scheduler.kwargs},
+        sampler=plan.scheduler.sampler,
+        schedule_type=plan.scheduler.schedule_type,
+        vae_tile_px=_vae_tile_px(plan, models.memory),
         loras=tuple(lora.record for lora in plan.loras),
         controls=controls,
         device=device_name(loaded.device),
         dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
-        memory_policy=plan.profile.memory.policy,
+        memory_policy=models.memory.policy,
         batch_size=batch_size,
-        degraded=loaded.degraded,
+        degraded=(*loaded.degraded, *models.given_up),
         versions={library: library_version(library) for library in _LIBRARIES},
+        environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,
     )
+
+
+def _vae_tile_px(plan: Plan, memory: MemoryPolicy) -> int | None:
+    tiles = memory.vae_tiling and max(plan.width, plan.height) > memory.vae_tile_px
+    return memory.vae_tile_px if tiles else None
 
 
 def _source_name(profile: Profile) -> str:

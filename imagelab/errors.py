@@ -218,6 +218,14 @@ class GenerationError(ImageLabError):
         return _say("generation failed", self.reason, self.fix)
 
 
+class OutOfMemoryError(GenerationError):
+    """The GPU's memory is too small for what is asked."""
+
+
+class DegradedWarning(UserWarning):
+    """What was asked for is done in a slower way, or with other last bits, which records say too."""
+
+
 @dataclass(eq=False)
 class NotebookError(ImageLabError):
     """A notebook can't be run, or ran and failed."""

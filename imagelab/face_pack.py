@@ -1,9 +1,11 @@
 """A face pack in insightface's layout, opened: a folder with one detector and one ArcFace recogniser, both .onnx."""
 
 import warnings
+from collections.abc import Hashable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from imagelab.config import FacePack, Source
 from imagelab.errors import ModelFileError, ModelNotFoundError
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from insightface.app.face_analysis import FaceAnalysis
 
 TASKS = ("detection", "recognition")
+# What is open, for as long as anybody uses it: five encoders that look at faces need the models in memory once.
+_opened: "WeakValueDictionary[Hashable, FaceAnalysis]" = WeakValueDictionary()
 _PACK_FIX = "A face pack is a folder with one detector and one ArcFace recogniser, both .onnx; copy it there again"
 
 
@@ -25,6 +29,21 @@ def verify_pack(folder: Path, source: Source) -> None:
         raise ModelNotFoundError("face pack", folder / "*.onnx", fix)
     if source.package or (folder / SUMS_FILE).is_file():
         verify_weights(folder)
+
+
+def share_pack(folder: Path, pack: FacePack, providers: list[Any]) -> "FaceAnalysis":
+    """Return the pack that is open already with these files and settings, else `open_pack`; raises as it does.
+
+    It goes when the last one that holds it lets it go, so nobody has to own it.
+    """
+    files = tuple(
+        (path.name, (stat := path.stat()).st_mtime_ns, stat.st_size) for path in sorted(folder.glob("*.onnx"))
+    )
+    key = (folder.resolve(), files, pack.detector_size_px, pack.detection_threshold, str(providers))
+    found = _opened.get(key)
+    if found is None:
+        found = _opened[key] = open_pack(folder, pack, providers)
+    return found
 
 
 def open_pack(folder: Path, pack: FacePack, providers: list[Any]) -> "FaceAnalysis":

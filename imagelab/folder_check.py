@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.arcface import CHUNK
 from imagelab.calibration import Calibration
 from imagelab.check_table import (
@@ -30,7 +31,6 @@ from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, PictureReading, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
-from imagelab.references import configured_limits, configured_threshold
 from imagelab.second_encoders import SecondEncoder, embed_references_by, score_by
 from imagelab.similarity import Embedding, check_threshold
 from imagelab.verdict_summary import VerdictSummary, summarise

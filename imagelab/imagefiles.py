@@ -3,24 +3,39 @@
 import errno
 import hashlib
 import io
-import json
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagelab.errors import ImageFileError, InvalidValueError
+from imagelab.metadata import (
+    PictureChunk,
+    PictureMetadata,
+    embedding,
+    find_chunk,
+    format_infotext,
+    infotext_of,
+    read_chunk,
+    read_metadata,
+    write_chunk,
+)
 from imagelab.results import GenerationRecord
 from imagelab.whole_file import whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
-RECORD_KEY = "imagelab"  # of the PNG text chunk
+_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# WebP keeps every pixel too; a JPEG can't, but not halving the colours keeps the edges of drawn things.
+_SAVING: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},
+}
 _FORMATS = ("PNG", "JPEG", "WEBP")  # a TIFF or an EPS named .png is no picture of ours: fewer decoders to trust
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
 _WHITE = (255, 255, 255)
@@ -32,30 +47,37 @@ _filtering = threading.Lock()
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike[str], record: GenerationRecord | None = None) -> Path:
-    """Write a picture with its record as a JSON text chunk, and return its path.
+    """Write a picture as a PNG, as `save_picture` does; raises InvalidValueError if the name doesn't end in .png."""
+    return save_picture(image, check_png_path(path), record)
 
-    The file appears under its name only when it is complete; folders are made. Raises ImageFileError if it can't be
-    written, InvalidValueError if the name doesn't end in .png.
+
+def save_picture(image: "Image.Image", path: str | os.PathLike[str], record: GenerationRecord | None = None) -> Path:
+    """Write a picture with its record inside, in the format that its name says, and return its path.
+
+    The record is there twice: in A1111's words for other programs, and whole, as the `imagelab` chunk. The file appears
+    under its name only when it is complete; folders are made. Raises ImageFileError if it can't be written, also for a
+    JPEG whose metadata is too long for one; InvalidValueError if the name ends in none of .png, .jpg and .webp.
     """
-    path = check_png_path(path)
+    path = check_picture_path(path)
+    form = _SUFFIXES[path.suffix.lower()]
+    given = _SAVING[form] | (_metadata(image, path, form, record) if record else {})
     try:
         with whole_file(path) as stream:
-            image.save(stream, format="PNG", pnginfo=_text_chunk(record))
+            image.save(stream, format=form, **given)
     except OSError as error:
         fix = "Free some space there" if error.errno in _FULL_DISK else "Choose another path"
         raise ImageFileError(path, f"can't be written: {error.strerror or error}", fix) from error
     return path
 
 
-def _text_chunk(record: GenerationRecord | None) -> "PngInfo | None":
-    from PIL.PngImagePlugin import PngInfo
-
-    if record is None:
-        return None
-    chunk = PngInfo()
-    # ASCII: tEXt is Latin-1, and readers disagree about iTXt.
-    chunk.add_text(RECORD_KEY, json.dumps(record.to_dict(), allow_nan=False))
-    return chunk
+def _metadata(image: "Image.Image", path: Path, form: str, record: GenerationRecord) -> dict[str, Any]:
+    chunk = write_chunk(PictureChunk(record=record, pixels_sha256=pixels_sha256(image)))
+    infotext = format_infotext(infotext_of(record))
+    if reason := embedding.too_long(form, chunk, infotext):
+        raise ImageFileError(path, reason, "Write a PNG" if form != "PNG" else "Shorten the prompts")
+    if form == "PNG":
+        return {"pnginfo": embedding.png_texts(chunk, infotext)}
+    return {"exif": embedding.exif(chunk, infotext)}
 
 
 def checked_path(value: object, name: str) -> Path:
@@ -80,9 +102,18 @@ def check_png_path(value: object, name: str = "output_path") -> Path:
 
     Raises InvalidValueError, which calls the path `name`.
     """
+    return _check_path(value, name, (".png",))
+
+
+def check_picture_path(value: object, name: str = "output_path") -> Path:
+    """Return a path that a picture can be written to, as `check_png_path`; JPEG and WebP are fine, too."""
+    return _check_path(value, name, tuple(_SUFFIXES))
+
+
+def _check_path(value: object, name: str, suffixes: tuple[str, ...]) -> Path:
     path = checked_path(value, name)
-    if path.suffix.lower() != ".png":
-        raise InvalidValueError(name, str(path), "a path that ends in .png")
+    if path.suffix.lower() not in suffixes:
+        raise InvalidValueError(name, str(path), f"a path that ends in {' or '.join(suffixes)}")
     try:
         if path.is_dir():
             raise InvalidValueError(name, str(path), "a file's path, not a folder's")
@@ -194,14 +225,44 @@ def _damage_is_one_error(path: Path) -> Iterator[None]:
         raise ImageFileError(path, f"is damaged: {error}", "Fetch or make it again") from error
 
 
-def read_record(path: str | os.PathLike[str]) -> GenerationRecord:
-    """Return the record that `save_png` put into a picture; raises ImageFileError if there is none."""
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts that a picture carries, {name of the PNG chunk or of the EXIF tag: text}.
+
+    Raises ImageFileError as `open_image` does, and for megabytes of text.
+    """
     path = Path(path)
-    text = getattr(_decode(path), "text", {}).get(RECORD_KEY)
+    image = _decode(path)
+    with _damage_is_one_error(path), _own_warnings():
+        return embedding.read_texts(image)
+
+
+def read_picture_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
+    """Return what a picture says of its making.
+
+    Written by imagelab, A1111, Forge, ComfyUI, InvokeAI, Fooocus or SwarmUI, into a PNG, or into the EXIF of a JPEG or
+    WebP; `writer` is None where nothing is said that can be read. It is text from whoever made the file: none of it is
+    run, looked up or opened here. Raises ImageFileError for a picture that can't be read, for megabytes of text, and
+    for a damaged record of our own.
+    """
+    path, texts = Path(path), read_texts(path)
+    try:
+        return read_metadata(texts)
+    except InvalidValueError as error:
+        raise ImageFileError(path, f"carries a record that can't be read: {error}") from error
+
+
+def read_record(path: str | os.PathLike[str]) -> GenerationRecord:
+    """Return the record that `save_picture` put into a picture; raises ImageFileError if there is none."""
+    return read_picture_chunk(path).record
+
+
+def read_picture_chunk(path: str | os.PathLike[str]) -> PictureChunk:
+    """Return the `imagelab` chunk of a picture; raises ImageFileError if there is none, or a damaged one."""
+    path, text = Path(path), find_chunk(read_texts(path))
     if text is None:
         raise ImageFileError(path, "carries no imagelab record")
     try:
-        return GenerationRecord.from_json(text)
+        return read_chunk(text)
     except InvalidValueError as error:
         raise ImageFileError(path, f"carries a record that can't be read: {error}") from error
 

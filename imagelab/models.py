@@ -186,6 +186,19 @@ def _weights_sha256(path: Path) -> str:
     return name if len(name) == 64 and path.is_symlink() else file_sha256(path)
 
 
+def tensors_sha256(path: Path) -> str:
+    """Return the sha256 of a safetensors file without its header, in hex: AutoV3, and kohya's sshs_model_hash."""
+    stat = path.stat()
+    return _tensors_sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _tensors_sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  as in _sha256
+    with path.open("rb") as stream:
+        stream.seek(int.from_bytes(stream.read(8), "little"), os.SEEK_CUR)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=256)
 def _sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  the key is the file as it was
     with path.open("rb") as stream:

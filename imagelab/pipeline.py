@@ -1,10 +1,10 @@
 """diffusers' SDXL pipeline: set up for a device, and drawn from, one picture at a time or several."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -13,31 +13,15 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from imagelab.config import MemoryPolicy, Scheduler
+from imagelab.devices import within_memory
 from imagelab.encoding import Embeddings
-from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.errors import GenerationError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
-ResultT = TypeVar("ResultT")
 OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (pictures, 4, h/8, w/8))
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda" or "cuda:1"; raises InvalidValueError if it isn't there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    numbered = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    known = ["auto", "cpu", *(["cuda", *numbered] if numbered else [])]
-    if device not in known:  # torch.device itself counts in 8 bits: to it, cuda:256 is cuda:0
-        raise InvalidValueError("device", device, f"one that PyTorch sees ({', '.join(known)})")
-    return torch.device(device)
-
-
-def device_name(device: torch.device) -> str:
-    """Name a device for a record: "cpu" or "cuda (NVIDIA ...)"."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,14 +179,6 @@ def _noise(pipe: Any, width: int, height: int, generators: Sequence[torch.Genera
 def _run(pipe: Any, **given: Any) -> Tensor:
     pixels: Tensor = within_memory(partial(pipe, **given), OFFLOAD).images  # (pictures, 3, h, w) in 0..1
     return pixels
-
-
-def within_memory(call: Callable[[], ResultT], fix: str) -> ResultT:
-    """Return what a call returns; raises GenerationError when the GPU's memory is too small for it."""
-    with suppress(torch.OutOfMemoryError):
-        return call()
-    # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
-    raise GenerationError("out of GPU memory", fix)
 
 
 def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:

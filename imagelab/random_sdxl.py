@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from imagelab.config import load_configs, models_root
+from imagelab.devices import resolve_device
 from imagelab.errors import InvalidValueError
-from imagelab.loading import quietly
+from imagelab.model_loading import quietly
 from imagelab.models import resolve_source
-from imagelab.pipeline import resolve_device
 
 FOLDER = "random-sdxl"  # under the model root; the profile of this name reads it
 LORA_RANK = 32

@@ -2,20 +2,21 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
 
 from imagelab.calibration import Calibration, Scores
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.faces import FaceReading
-from imagelab.imagefiles import pixels_sha256
-from imagelab.reference_store import CharacterReferences
+from imagelab.reference_audit import copy_kind
+from imagelab.reference_pictures import hash_picture
+from imagelab.reference_store import CharacterReferences, PictureHashes
 from imagelab.results import Record
-from imagelab.rgb import Picture, to_rgb
-from imagelab.similarity import check_threshold
+from imagelab.rgb import Picture, Rgb, to_rgb
+from imagelab.similarity import Embedding, check_threshold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,53 +26,88 @@ class CalibrationRun(Record):
     calibration: Calibration
     genuine: Mapping[str, int] = field(default_factory=dict)  # {status: pictures}; those not ok have no score
     impostor: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)  # {picture: of which reference it looks like a copy}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPictures:
-    """Scores of those pictures that have one, and how many pictures had which status."""
+    """Scores of those pictures that have one, and what became of the others."""
 
     scores: Scores
-    statuses: Mapping[str, int]
+    statuses: Mapping[str, int]  # {status: pictures}
+    left_out: Mapping[str, str]  # {picture: why}, which have a status no more
+
+
+class _Probe(NamedTuple):
+    """A picture that is to be scored, once it is open."""
+
+    name: str
+    character: str
+    hashes: PictureHashes
 
 
 def score_pictures(
     references: CharacterReferences,
     pictures: Mapping[str, Sequence[Picture]],
-    read: Callable[[Any], FaceReading],
+    read: Callable[[Iterable[Rgb]], Iterable[FaceReading]],
 ) -> ScoredPictures:
     """Score pictures, by the character whom they show, against references; only those whose status is ok have a score.
 
-    Raises InvalidValueError for a picture that is one of the references: it would score better than a new one can.
+    A copy of a reference scores better than a new picture can. The very same pixels are a mistake, and raise
+    InvalidValueError; what only looks like a copy, re-encoded, resized or mirrored, is left out and named.
     """
-    own = {picture.pixels_sha256: picture.name for picture in references.provenance.pictures}
     statuses: Counter[str] = Counter()
-    values, names, whose = [], [], []
+    left_out: dict[str, str] = {}
+    scored: list[tuple[float, _Probe]] = []
+    probes: list[_Probe] = []  # grows as `read` takes the pictures, of which it may be some ahead
+    for reading, probe in zip(read(_open(references, pictures, probes, statuses)), probes, strict=False):
+        if reading.embedding is None:
+            statuses[reading.status] += 1
+        elif why := _copied_from(references, probe.hashes, reading.embedding):
+            left_out[probe.name] = why
+        else:
+            statuses[reading.status] += 1
+            scored.append((references.similarity(reading.embedding), probe))
+    if not scored:
+        found = f"{dict(statuses)}, {len(left_out)} copies of references"
+        raise InvalidValueError("pictures", found, "of which at least one shows one clear face, and is no copy")
+    scores = Scores(
+        values=np.array([score for score, _ in scored]),
+        pictures=np.array([[probe.name] for _, probe in scored]),
+        characters=np.array([[probe.character] for _, probe in scored]),
+    )
+    return ScoredPictures(scores=scores, statuses=dict(statuses), left_out=left_out)
+
+
+def _open(
+    references: CharacterReferences,
+    pictures: Mapping[str, Sequence[Picture]],
+    probes: list[_Probe],
+    statuses: Counter[str],
+) -> Iterator[Rgb]:
+    """Yield the pictures that can be read, one more in `probes` each, and count the others."""
+    own = {picture.pixels_sha256: picture.name for picture in references.provenance.pictures}
     for character, given in pictures.items():
         for index, picture in enumerate(given):
-            name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {index}"
-            reading = _read(picture, name, own, read)
-            statuses[reading.status] += 1
-            if reading.embedding is not None:
-                values.append(references.similarity(reading.embedding))
-                names.append([name])
-                whose.append([character])
-    if not values:
-        raise InvalidValueError("pictures", dict(statuses), "of which at least one shows one clear face")
-    return ScoredPictures(
-        scores=Scores(values=values, pictures=names, characters=whose),  # type: ignore[arg-type]  # it makes arrays
-        statuses=dict(statuses),
-    )
+            name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {index} of {character}"
+            try:
+                rgb = to_rgb(picture)
+            except ImageFileError:
+                statuses["decode_error"] += 1
+                continue
+            hashes = hash_picture(rgb)
+            if same := own.get(hashes.pixels_sha256):
+                raise InvalidValueError("pictures", f"{name}, which is reference {same}", "other pictures than these")
+            probes.append(_Probe(name, character, hashes))
+            yield rgb
 
 
-def _read(picture: Picture, name: str, own: Mapping[str, str], read: Callable[[Any], FaceReading]) -> FaceReading:
-    try:
-        rgb = to_rgb(picture)
-    except ImageFileError:
-        return FaceReading(status="decode_error")
-    if reference := own.get(pixels_sha256(Image.fromarray(rgb))):
-        raise InvalidValueError("pictures", f"{name}, which is reference {reference}", "other pictures than references")
-    return read(rgb)
+def _copied_from(references: CharacterReferences, hashes: PictureHashes, embedding: Embedding) -> str:
+    """Say of which reference a picture looks like a copy; nothing for a picture of its own."""
+    for picture, row in zip(references.provenance.pictures, references.embeddings, strict=True):
+        if kind := copy_kind(hashes, picture, float(row @ embedding)):
+            return f"{kind} of {picture.name}"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

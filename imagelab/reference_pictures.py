@@ -11,18 +11,17 @@ from PIL import Image, ImageOps
 from imagelab.config import project_root
 from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError
 from imagelab.face_light import face_light
-from imagelab.faces import Face, FaceLimits, read_faces
-from imagelab.head_pose import head_pose
+from imagelab.faces import Face, FaceLimits, FaceQuality, read_faces
 from imagelab.imagefiles import checked_path, perceptual_hash, pixels_sha256
 from imagelab.models import file_sha256
-from imagelab.reference_store import ReferenceFace, ReferencePicture
+from imagelab.reference_store import PictureHashes, ReferencePicture
 from imagelab.rgb import Picture, Rgb, to_rgb
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _FIX = "Give each picture once, with exactly one clear face in it"
 
 
-def list_pictures(given: Sequence[Picture] | str | os.PathLike[str], name: str) -> Sequence[Picture]:
+def gather_pictures(given: Sequence[Picture] | str | os.PathLike[str], name: str) -> Sequence[Picture]:
     """Return the list of pictures, or those of a folder by name.
 
     Raises InvalidValueError, which calls them `name`; ReferenceStoreError for a folder without pictures.
@@ -75,7 +74,7 @@ def embed_references(
             faults.append(f"{name}: {reading.status}")
         else:
             embeddings.append(reading.embedding)
-            made.append(_describe(picture, name, rgb, pixels, reading.face))
+            made.append(_describe(picture, name, rgb, reading.face))
     if faults:
         reason = f"{len(faults)} of {len(pictures)} reference pictures can't be used: {'; '.join(faults)}"
         raise ReferenceStoreError(place, reason, _FIX)
@@ -95,31 +94,34 @@ def _free_name(picture: Picture, index: int, taken: Collection[str]) -> str:
     return name
 
 
-def _describe(picture: Picture, name: str, rgb: Rgb, pixels: str, face: Face) -> ReferencePicture:
+def hash_picture(rgb: Rgb) -> PictureHashes:
+    """Return what a picture (h, w, 3) is recognised by."""
     image = Image.fromarray(rgb)
-    sha256, path = pixels, None
+    return PictureHashes(
+        pixels_sha256=pixels_sha256(image),
+        perceptual_hash=perceptual_hash(image),
+        mirrored_hash=perceptual_hash(ImageOps.mirror(image)),
+    )
+
+
+def _describe(picture: Picture, name: str, rgb: Rgb, face: Face) -> ReferencePicture:
+    hashes = hash_picture(rgb)
+    sha256, path = hashes.pixels_sha256, None
     if isinstance(picture, str | os.PathLike):
         file, root = Path(picture).resolve(), project_root()
         sha256 = file_sha256(file)
         path = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
     return ReferencePicture(
+        **hashes.to_dict(),
         name=name,
         sha256=sha256,
-        pixels_sha256=pixels,
-        perceptual_hash=perceptual_hash(image),
-        mirrored_hash=perceptual_hash(ImageOps.mirror(image)),
-        face=_describe_face(rgb, face),
+        face=_rounded(face.quality),
+        light=face_light(rgb, face.box),
         path=path,
     )
 
 
-def _describe_face(rgb: Rgb, face: Face) -> ReferenceFace:
-    yaw, pitch, roll = (round(angle, 2) for angle in head_pose(face.landmarks))
-    return ReferenceFace(
-        detector_score=round(face.score, 6),
-        size_px=round(face.size_px, 3),
-        yaw_deg=yaw,
-        pitch_deg=pitch,
-        roll_deg=roll,
-        light=face_light(rgb, face.box),
-    )
+def _rounded(quality: FaceQuality) -> FaceQuality:
+    """Leave out the digits in which CPUs differ, so that the same pictures make the same store."""
+    measured = quality.to_dict().items()
+    return FaceQuality.from_dict({name: None if value is None else round(value, 3) for name, value in measured})

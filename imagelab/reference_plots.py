@@ -62,7 +62,8 @@ def _frame(axis: Axes, colour: str) -> None:
 def pose_coverage(references: CharacterReferences) -> Figure:
     """Draw which way the references' heads are turned, over the bins that coverage counts; empty bins are hatched."""
     faces = [picture.face for picture in references.provenance.pictures]
-    yaws, pitches = [face.yaw_deg for face in faces], [face.pitch_deg for face in faces]
+    poses = [(face.yaw_degrees, face.pitch_degrees) for face in faces]
+    yaws, pitches = zip(*((yaw, pitch) for yaw, pitch in poses if yaw is not None and pitch is not None), strict=True)
     right = max(_YAW_LIMIT, *(abs(yaw) + 5 for yaw in yaws))
     top = max(_PITCH_LIMIT, *(abs(pitch) + 5 for pitch in pitches))
     with figure_style():

@@ -18,41 +18,36 @@ from numpy.typing import ArrayLike, NDArray
 from imagelab.config import project_root
 from imagelab.errors import InvalidValueError, ReferenceStoreError, shorten
 from imagelab.face_light import FaceLight
-from imagelab.faces import FaceEncoderId
+from imagelab.faces import FaceEncoderId, FaceQuality
 from imagelab.models import file_sha256
 from imagelab.reference_template import TemplateChoice, medoid
 from imagelab.results import Record
-from imagelab.similarity import Embedding, centroid, cosine
+from imagelab.similarity import Embedding, centroid, cosine, nearest
 from imagelab.whole_file import whole_file
 
-SCHEMA_VERSION = 2  # 1 knew neither the template's kind nor what a reference's face looks like
+SCHEMA_VERSION = 3  # 2 described a reference's face in words of its own, 1 knew nothing of it
 _MAX_STORE_BYTES = 64 * 2**20  # 10,000 references are 20 MiB
 _LOCK_SECONDS = 60.0  # an update holds the lock for milliseconds: pictures are embedded before
 _REBUILD = "Call create_character_embedding again with the reference pictures, or remove the file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReferenceFace(Record):
-    """What the face in a reference looks like; see `head_pose` for the angles' directions."""
+class PictureHashes(Record):
+    """What a picture is recognised by, in whatever file it comes back."""
 
-    detector_score: float  # 0 to 1
-    size_px: float  # the shorter side of its box
-    yaw_deg: float
-    pitch_deg: float
-    roll_deg: float
-    light: FaceLight
+    pixels_sha256: str  # `imagefiles.pixels_sha256`: the same for the same picture in any file
+    perceptual_hash: str  # 64-bit pHash in hex: near for pictures that look alike
+    mirrored_hash: str  # that of the picture's mirror image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReferencePicture(Record):
+class ReferencePicture(PictureHashes):
     """A picture that a reference embedding was made from, described so that it needn't be opened again."""
 
     name: str  # unique among a character's references
     sha256: str  # of the file, or of the pixels of a picture that has none
-    pixels_sha256: str  # `imagefiles.pixels_sha256`: the same for the same picture in any file
-    perceptual_hash: str  # 64-bit pHash in hex: near for pictures that look alike
-    mirrored_hash: str  # that of the picture's mirror image
-    face: ReferenceFace
+    face: FaceQuality
+    light: FaceLight  # on the face
     path: str | None = None  # relative to the project where it lies in it
 
 
@@ -114,7 +109,7 @@ class CharacterReferences:
 
         With the template `max` it is the cosine to the nearest reference.
         """
-        return max(cosine(row, embedding) for row in self.templates)
+        return nearest(self.templates, embedding).cosine
 
     def similarities(self, embedding: ArrayLike) -> tuple[float, ...]:
         """Return the cosine of an embedding (d,) to each single reference, in the order of `provenance.pictures`."""
@@ -175,6 +170,7 @@ def read_references(path: Path) -> CharacterReferences:
     problem = _broken_embeddings(embeddings, len(provenance.pictures))
     if problem:
         raise ReferenceStoreError(path, f"is damaged: {problem}", _REBUILD)
+    embeddings.setflags(write=False)  # whoever has read them may share them
     try:
         return CharacterReferences.of(provenance, embeddings)
     except InvalidValueError as error:
@@ -202,11 +198,10 @@ def _broken_embeddings(embeddings: NDArray[np.float32], pictures: int) -> str:
 
 def refuse_stale(path: Path, provenance: Provenance, character_name: str, encoder: FaceEncoderId) -> None:
     """Raise ReferenceStoreError that names all that has changed since the store was made."""
-    changed = [
-        f"{name} was {was}, is {now}"
-        for name, was in provenance.encoder.to_dict().items()
-        if was != (now := encoder.to_dict()[name])
-    ]
+    changed = []
+    if provenance.encoder != encoder:
+        was, now = provenance.encoder.to_dict(), encoder.to_dict()
+        changed += [f"{name} was {was[name]}, is {now[name]}" for name in was if was[name] != now[name]]
     if provenance.character_name != character_name:
         changed.append(f"character_name was {provenance.character_name}, is {character_name}")
     changed += [f"{picture.name} has changed" for picture in provenance.pictures if _has_changed(picture)]

@@ -24,6 +24,7 @@ Resize = Literal["stretch", "crop", "fill"]
 Metric = Literal["cosine", "euclidean"]
 ItemStatus = Literal["accepted", "rejected", "unscorable", "failed"]
 
+_SCALARS = frozenset({str, int, float, bool, types.NoneType})
 _IN_MEMORY: Mapping[str, bool] = {"in_memory": True}  # of a field that isn't written to files
 
 
@@ -130,6 +131,7 @@ class LoraRecord(Record):
     blocks: tuple[float, ...] | None = None  # weights of config.blocks.BLOCKS; None: 1 in all of them
     start: float = 0.0
     stop: float = 1.0
+    tensors_sha256: str = ""  # of the file without its header, which programs rewrite: A1111's and kohya's hash
 
     def acts_at(self, step: int, steps: int) -> bool:
         """Say whether it acts in the UNet at a step, counted from 0, of how many."""
@@ -162,6 +164,21 @@ class ControlRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Environment(Record):
+    """The machine and the settings of its libraries, as far as pixels depend on them."""
+
+    python: str
+    system: str  # the operating system
+    processor: str
+    threads: int  # of PyTorch, for one operation
+    attention: str  # what may compute it
+    precision: str  # of float32 matrix products: highest, high (TF32) or medium
+    cuda: str | None = None  # versions, where CUDA draws
+    cudnn: str | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRecord(Record):
     """How a picture was drawn, with everything resolved: what it takes to draw it again.
 
@@ -187,10 +204,15 @@ class GenerationRecord(Record):
     device: str
     dtype: str
     memory_policy: str
+    scheduler_settings: Mapping[str, Any] = field(default_factory=dict)  # diffusers' class, and what it was told
+    sampler: str = ""  # what A1111 calls it
+    schedule_type: str = "Automatic"  # likewise, of the noise
+    vae_tile_px: int | None = None  # None: the picture was decoded as a whole
     controls: tuple[ControlRecord, ...] = ()
     batch_size: int = 1  # pictures drawn at once, which moves the last bits
     degraded: tuple[str, ...] = ()  # what the machine couldn't do as configured
     versions: Mapping[str, str] = field(default_factory=dict)  # imagelab, torch, diffusers, transformers
+    environment: Environment | None = None  # None: of a record that is older than this
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}, of the whole batch
     peak_vram_gib: float = field(default=0.0, compare=False)  # with the weights; 0 where there is no GPU
     schema_version: int = SCHEMA_VERSION
@@ -347,7 +369,7 @@ def to_plain(value: object) -> object:
 
 def _from_plain(data: object, kind: Any, place: str) -> object:
     """Build a value of type `kind` of plain JSON types; `place` says where in the whole it stands."""
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin, arguments = _parts(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass_from_plain(data, kind, place)
     if origin in (Union, types.UnionType):
@@ -374,10 +396,13 @@ def _scalar_from_plain(data: Any, kind: type[float | Path], place: str) -> float
 def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
     if not isinstance(data, dict):
         raise InvalidValueError(place, data, "a mapping")
-    hints = _field_types(kind)
-    if unknown := sorted(set(data) - set(hints)):
-        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(hints)}")
-    values = {name: _from_plain(item, hints[name], f"{place}.{name}") for name, item in data.items()}
+    fields = _fields_of(kind)
+    if unknown := sorted(set(data) - set(fields)):
+        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(fields)}")
+    values = {
+        name: item if type(item) in fields[name][1] else _from_plain(item, fields[name][0], f"{place}.{name}")
+        for name, item in data.items()
+    }
     try:
         return kind(**values)
     except TypeError as error:
@@ -385,6 +410,17 @@ def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
 
 
 @cache
-def _field_types(kind: Any) -> Mapping[str, Any]:
-    """Return the types of a dataclass's fields; kept, because looking them up takes longer than building a value."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(kind), get_args(kind)
+
+
+@cache
+def _fields_of(kind: Any) -> Mapping[str, tuple[Any, frozenset[Any]]]:
+    """Return each field's type, and which of JSON's own types it takes as they are: most of what there is."""
+    hints = ((name, hint) for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__)
+    return {name: (hint, _SCALARS.intersection(_members(hint))) for name, hint in hints}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    origin, arguments = _parts(hint)
+    return arguments if origin in (Union, types.UnionType) else (hint,)

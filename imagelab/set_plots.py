@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style, say
-from imagelab.set_measures import Measured, SetDescription, pareto_optimal
+from imagelab.set_description import Measured, SetDescription
+from imagelab.set_measures import pareto_optimal
 
 if TYPE_CHECKING:
     from imagelab.encoders import EncoderComparison

@@ -136,6 +136,19 @@ def compare(a: ArrayLike, b: ArrayLike, metric: str = "cosine") -> Similarity:
     return Similarity(metric=metric, value=value, cosine=chosen.to_cosine(value))
 
 
+def nearest(rows: NDArray[np.floating], embedding: ArrayLike, metric: str = "cosine") -> Similarity:
+    """Compare an embedding (d,) with rows (k, d), and return the similarity to the nearest of them.
+
+    Raises as `compare`; InvalidValueError without rows.
+
+    >>> nearest(np.array([[1, 0], [0, 1]]), [0, 2]).value
+    1.0
+    """
+    if not len(rows):
+        raise InvalidValueError("rows", 0, "at least one embedding to compare with")
+    return max((compare(row, embedding, metric) for row in rows), key=lambda one: one.cosine)
+
+
 def centroid(embeddings: Sequence[ArrayLike] | NDArray[np.floating]) -> Embedding:
     """Return the unit vector in the direction of the mean of several embeddings (n, d), each taken at norm 1.
 

@@ -19,8 +19,8 @@ from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.config import Configs, load_configs
 from imagelab.consistency import CharacterConsistencyChecker
+from imagelab.devices import device_name
 from imagelab.errors import InvalidValueError
-from imagelab.pipeline import device_name
 from imagelab.versions import library_version
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """Calibration: what a character's scores and those of others say about thresholds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ def calibrate(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    score_range: tuple[float, float] | None = None,
     encoder: str | None = None,
     character_name: str | None = None,
     references_sha256: str | None = None,
@@ -39,11 +41,13 @@ def calibrate(
     of one picture each. Intervals come from resamples of pictures, or, from five characters on, of characters: see
     `imagelab.calibration.resampling`. With fewer characters they hold for other pictures of the same characters, and
     say nothing about how others would score; with five to ten they are wide, because so few don't tell more.
-    `fmr` and `fnmr` are those of the threshold that was chosen, on new pictures; the other numbers are estimates of
-    what endless pictures would give.
+    `score_range` are the least and the most that a score can be, (-1, 1) for cosines; no interval of a threshold
+    reaches farther. `fmr` and `fnmr` are those of the threshold that was chosen, on new pictures; the other numbers are
+    estimates of what endless pictures would give.
 
-    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite, fewer than two
-    pictures of either kind, and a limit on the FMR that the impostors can't show to be kept (`needed_impostors`).
+    Raises UnknownNameError for an unknown policy; InvalidValueError for a score that isn't finite or in range, fewer
+    than two pictures of either kind, and a limit on the FMR that the impostors can't show to be kept
+    (`needed_impostors`).
 
     >>> calibration = calibrate([0.8, 0.9, 0.7, 0.75], [0.1, 0.2, 0.3, 0.05])
     >>> calibration.threshold.value, calibration.auroc.value
@@ -55,8 +59,9 @@ def calibrate(
     check_whole(seed, "seed", 0, 2**64 - 1)
     own, others = as_scores(genuine, "the character"), as_scores(impostor, "others")
     for name, scores in (("genuine scores", own), ("impostor scores", others)):
-        if min(len(scores), len(np.unique(scores.picture_keys))) < 2:
+        if min(len(scores), scores.picture_count) < 2:
             raise InvalidValueError(name, scores.values.tolist(), "of at least two pictures: one shows no spread")
+    limits = _checked_range(score_range, own, others)
     plan = plan_resamples(own, others)
     samples = _sample(own), _sample(others)
     _refuse_unsupported(chosen, samples[1])
@@ -64,7 +69,7 @@ def calibrate(
     index = curves.threshold_of(curve, chosen)
     weights = draw_weights(plan, count, seed)
     resampled = spread(own.values, others.values, weights, curve.thresholds, chosen, index, FMR_TARGETS)
-    fit = _Fit(own=own, others=others, curve=curve, spread=resampled, plan=plan, confidence=level)
+    fit = _Fit(own=own, others=others, curve=curve, spread=resampled, plan=plan, limits=limits, confidence=level)
     return Calibration(
         policy=str(chosen),
         threshold=fit.threshold(index, resampled.threshold),
@@ -86,11 +91,25 @@ def calibrate(
     )
 
 
+def _checked_range(given: object, *kinds: Scores) -> tuple[float, float]:
+    """Return the least and the most that a score can be; raises InvalidValueError for scores beyond."""
+    if given is None:
+        return -math.inf, math.inf
+    if not isinstance(given, tuple) or len(given) != 2 or not given[0] < given[1]:
+        raise InvalidValueError("score_range", given, "(the least, the most) that a score can be")
+    for scores in kinds:
+        if len(beyond := scores.values[(scores.values < given[0]) | (scores.values > given[1])]):
+            raise InvalidValueError(
+                "scores", float(beyond[0]), f"between {given[0]:g} and {given[1]:g}, as score_range says"
+            )
+    return given
+
+
 def _sample(scores: Scores) -> Sample:
     characters = len(np.unique(scores.characters))
     return Sample(
         scores=len(scores),
-        pictures=len(np.unique(scores.picture_keys)),
+        pictures=scores.picture_count,
         characters=characters,
         resampled="characters" if characters >= SEVERAL else "pictures",
     )
@@ -119,6 +138,7 @@ class _Fit:
     curve: Curve
     spread: Spread
     plan: Plan
+    limits: tuple[float, float]  # of scores
     confidence: float
 
     @property
@@ -135,7 +155,8 @@ class _Fit:
         value = float(self.curve.thresholds[index])
         one = percentile_interval(value, resamples, self.freedom, self.confidence)
         other = spread_interval(value, _variance(resamples), self.freedom, self.confidence)
-        return Estimate(value=value, low=min(one.low, other.low), high=max(one.high, other.high))
+        low, high = self.limits
+        return Estimate(value=value, low=max(low, min(one.low, other.low)), high=min(high, max(one.high, other.high)))
 
     def fmr(self, index: int) -> Estimate:
         """Return the interval of the rate at a threshold, from the impostors alone."""
@@ -208,7 +229,6 @@ def _variance(resamples: Floats) -> float:
 
 def _worth(scores: Scores, means: Floats) -> float:
     """Return how many independent scores these are worth, by how much their mean varies; at most one a picture."""
-    pictures = len(np.unique(scores.picture_keys))
     variance = _variance(means)
     worth = scores.values.var(ddof=1) / variance if variance > 0 else len(scores)
-    return float(max(1.0, min(worth, pictures, len(scores))))
+    return float(max(1.0, min(worth, scores.picture_count, len(scores))))

@@ -79,7 +79,7 @@ def check_promises(calibration: Calibration, genuine: ScoresLike, impostor: Scor
 def _rate(scores: Scores, errors: np.ndarray, confidence: float) -> Estimate | None:
     if not len(scores):
         return None
-    pictures = min(len(scores), len(np.unique(scores.picture_keys)))  # pairs that share one don't err by themselves
+    pictures = min(len(scores), scores.picture_count)  # pairs that share one don't err by themselves
     return rate_interval(
         float(errors.mean()), 0.0, edge_size=pictures, most=pictures, freedom=math.inf, confidence=confidence
     )

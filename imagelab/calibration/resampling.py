@@ -8,6 +8,8 @@ five characters for n independent ones.
 - Where there are `SEVERAL` characters or more, characters are drawn, with all of their pictures. Drawing pictures
   within the drawn characters once more would count their noise twice (Davison and Hinkley 1997, section 3.8).
 - Of fewer characters, pictures are drawn: a handful of them can't tell how much characters differ.
+- A template that scores are compared with is no picture: where pictures are drawn it stays what it is, and where
+  characters are, it comes and goes with its own.
 - The characters that genuine scores are of and those that only impostors are of are drawn apart, as their numbers are
   chosen, not random.
 
@@ -20,9 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.calibration.scores import Scores
+from imagelab.calibration.scores import TEMPLATE, Scores
 
 SEVERAL = 5  # the least number of characters that stand for characters in general
+FIXED = np.intp(-1)  # the unit of what isn't drawn
 _CHUNK = 4_000_000  # weights in memory at a time, 32 MiB
 
 Floats = NDArray[np.float64]
@@ -33,28 +36,30 @@ class Plan:
     """What is drawn: units, which are characters or pictures, in groups that are drawn apart."""
 
     groups: tuple[int, ...]  # how many units each has; they are numbered through
-    genuine: NDArray[np.intp]  # (n, k): the units of each score
+    genuine: NDArray[np.intp]  # (n, k): the units of each score; FIXED for what isn't drawn
     impostor: NDArray[np.intp]
 
     def freedom(self, units: NDArray[np.intp]) -> int:
         """Return the degrees of freedom of what is computed from scores of these units."""
         ends = np.cumsum(self.groups)
-        drawn = np.unique(np.searchsorted(ends, np.unique(units), side="right"))
-        return max(1, min(self.groups[int(group)] for group in drawn) - 1)
+        drawn = np.unique(np.searchsorted(ends, np.unique(units[units != FIXED]), side="right"))
+        return max(1, min((self.groups[int(group)] for group in drawn), default=1) - 1)
 
 
 def plan_resamples(genuine: Scores, impostor: Scores) -> Plan:
     """Decide what is drawn for these scores."""
     characters = np.concatenate([genuine.characters.ravel(), impostor.characters.ravel()])
     pictures = np.concatenate([genuine.picture_keys.ravel(), impostor.picture_keys.ravel()])
+    shown = np.concatenate([genuine.pictures.ravel(), impostor.pictures.ravel()]) != TEMPLATE
     own = np.isin(characters, np.unique(genuine.characters))
-    units = np.empty(len(characters), dtype=np.intp)
+    units = np.full(len(characters), FIXED)
     groups: list[int] = []
     for group in (own, ~own):
-        if group.any():
-            several = len(np.unique(characters[group])) >= SEVERAL
-            names, numbers = np.unique((characters if several else pictures)[group], return_inverse=True)
-            units[group] = numbers + sum(groups)
+        several = len(np.unique(characters[group])) >= SEVERAL
+        drawn = group if several else group & shown
+        if drawn.any():
+            names, numbers = np.unique((characters if several else pictures)[drawn], return_inverse=True)
+            units[drawn] = numbers + sum(groups)
             groups.append(len(names))
     split = genuine.characters.size
     return Plan(
@@ -71,7 +76,8 @@ def draw_weights(plan: Plan, resamples: int, seed: int) -> Iterator[tuple[Floats
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = [rng.multinomial(max(1, n - 1), np.full(n, 1 / n), size=count) for n in plan.groups]
-        times = np.concatenate(drawn, axis=1).astype(np.float64)
+        always = np.ones((count, 1))  # the last column, which is FIXED's
+        times = np.concatenate([*drawn, always], axis=1).astype(np.float64)
         yield _weights(times, plan.genuine), _weights(times, plan.impostor)
 
 

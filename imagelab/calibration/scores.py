@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from imagelab.errors import InvalidValueError
 
+TEMPLATE = ""
 _FIX = "leave out pictures whose status isn't ok: they have no score"
 
 
@@ -16,12 +17,13 @@ class Scores:
     """Similarity scores of pictures whose status is ok, and what they were made of.
 
     A score is of one picture, compared with a template, or of a pair. Scores that share a picture or a character err
-    together, so who they are of decides how much n scores are worth. Raises InvalidValueError for values that aren't
-    finite and for shapes that don't fit.
+    together, so who they are of decides how much n scores are worth. Where scores are of several templates, each is the
+    second of a pair, named TEMPLATE among `pictures`: it counts as its character, and as no picture. Raises
+    InvalidValueError for values that aren't finite and for shapes that don't fit.
     """
 
     values: NDArray[np.float64]  # (n,), higher is nearer
-    pictures: NDArray[np.str_]  # (n, k): the k = 1 or 2 pictures that each score is of
+    pictures: NDArray[np.str_]  # (n, k): the k = 1 or 2 pictures that each score is of; TEMPLATE for what is none
     characters: NDArray[np.str_]  # (n, k): whose pictures they are
 
     def __post_init__(self) -> None:
@@ -50,6 +52,11 @@ class Scores:
     def picture_keys(self) -> NDArray[np.str_]:
         """Return (n, k) names that are unique to a picture, whoever else has one of the same name."""
         return np.char.add(np.char.add(self.characters, "\n"), self.pictures)
+
+    @property
+    def picture_count(self) -> int:
+        """Count the pictures; a template is none."""
+        return len(np.unique(self.picture_keys[self.pictures != TEMPLATE]))
 
 
 def as_scores(given: "Scores | Sequence[float] | NDArray[np.floating]", character: str) -> Scores:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagelab.config import Source
+from imagelab.devices import resolve_device
 from imagelab.errors import ModelFileError, ModelNotFoundError, ProfileError
 from imagelab.models import file_sha256, resolve_source
-from imagelab.pipeline import resolve_device
 
 FILE = "model_feat.onnx"
 SIDE_PX = 384

@@ -18,6 +18,7 @@ from imagelab.encoders.scoring import Floats, Read, check_characters, read_pictu
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
 from imagelab.rgb import Picture
+from imagelab.similarity import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +140,8 @@ def compare_encoders(
 def _result(name: str, encoder: EncoderId, read: Read, given: Mapping[str, object]) -> EncoderResult:
     genuine, impostor = read.score(read.ok)
     enough = min(len(genuine), len(impostor)) >= 2
-    calibration = calibrate(genuine, impostor, encoder=encoder.label, **given) if enough else None  # type: ignore[arg-type]
+    limits = METRICS["cosine"].limits
+    calibration = calibrate(genuine, impostor, score_range=limits, encoder=encoder.label, **given) if enough else None  # type: ignore[arg-type]
     return EncoderResult(name=name, encoder=encoder, counts=read.counts(), calibration=calibration)
 
 

@@ -1,6 +1,6 @@
 """Encoders and the face pack: ArcFace as one encoder among others, and the aligned crop that others may look at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from PIL import Image
@@ -8,11 +8,12 @@ from PIL import Image
 from imagelab.arcface import FaceEncoder
 from imagelab.config import Profile
 from imagelab.encoders.base import EncoderId, Reading, check_pictures, combine_sha256, settings_sha256
-from imagelab.errors import ImageFileError
+from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.face_crops import alignment
-from imagelab.faces import Face, FaceLimits, FaceReading, SeveralFaces, read_faces
+from imagelab.faces import Face, FaceLimits, FaceReading, FacesFound, SeveralFaces, read_found
 from imagelab.rgb import Picture, Rgb, to_rgb
 
+_CHUNK = 8  # pictures a thread looks at: `looks` is given a network's batch, which two threads should share
 ALIGNED_PX = 112  # side of the frame that insightface aligns faces to
 
 
@@ -40,27 +41,36 @@ class ArcFaceEncoder:
 
     def embed(self, pictures: Sequence[Picture]) -> list[Reading]:
         """Return a reading for each picture, as IdentityEncoder says."""
-        readings = [self._read(picture)[0] for picture in check_pictures(pictures)]
+        readings = [self._read(found) for found in self._faces.faces_in(check_pictures(pictures))]
         return [Reading(status=reading.status, embedding=reading.embedding) for reading in readings]
 
-    def look(self, picture: Picture, side_px: int, margin: float) -> tuple[FaceReading, Image.Image | None]:
-        """Return the face that a picture is judged by, cut out and turned upright; None where there is none."""
-        reading, rgb = self._read(picture)
-        usable = reading.embedding is not None and reading.face is not None and rgb is not None
-        crop = crop_face(rgb, reading.face, side_px, margin) if usable else None  # type: ignore[arg-type]
-        return reading, crop
+    def looks(
+        self, pictures: Sequence[Picture], side_px: int, margin: float
+    ) -> Iterator[tuple[FaceReading, Image.Image | None]]:
+        """Yield the face that each picture is judged by, cut out and turned upright; None where there is none.
+
+        The pictures are in memory at once: give a batch of them.
+        """
+        opened = [_open(picture) for picture in pictures]
+        shown = [rgb for rgb in opened if rgb is not None]
+        found = self._faces.faces_in(shown, chunk=_CHUNK)
+        for rgb in opened:
+            if rgb is None:
+                yield FaceReading(status="decode_error"), None
+                continue
+            reading = self._read(next(found))
+            usable = reading.embedding is not None and reading.face is not None
+            yield reading, crop_face(rgb, reading.face, side_px, margin) if usable else None  # type: ignore[arg-type]
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return all that decides which face is looked at."""
         return {"pack": self._faces.encoder.to_dict(), "limits": str(self._limits), "several": self._several}
 
-    def _read(self, picture: Picture) -> tuple[FaceReading, Rgb | None]:
-        try:
-            rgb = to_rgb(picture)
-        except ImageFileError:
-            return FaceReading(status="decode_error"), None
-        return read_faces(self._faces.faces(rgb), self._limits, self._several), rgb
+    def _read(self, found: FacesFound) -> FaceReading:
+        if isinstance(found.fault, InvalidValueError):  # no picture at all
+            raise found.fault
+        return read_found(found, self._limits, self._several)
 
     def close(self) -> None:
         """Give the models' memory back."""
@@ -71,6 +81,13 @@ class ArcFaceEncoder:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _open(picture: Picture) -> Rgb | None:
+    try:
+        return to_rgb(picture)
+    except ImageFileError:
+        return None
 
 
 def crop_face(rgb: Rgb, face: Face, side_px: int, margin: float) -> Image.Image | None:

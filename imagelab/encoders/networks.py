@@ -16,7 +16,7 @@ from imagelab.config import Source
 from imagelab.encoders.base import combine_sha256
 from imagelab.encoders.region import RegionEncoder
 from imagelab.errors import InvalidValueError, ModelFileError
-from imagelab.loading import load_network, load_or_refuse
+from imagelab.model_loading import load_network, load_or_refuse
 from imagelab.models import AGAIN, check_model, resolve_source
 from imagelab.similarity import unit
 

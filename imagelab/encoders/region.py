@@ -1,7 +1,7 @@
 """An encoder of a network that takes any picture: what it is shown is the whole picture, or the face in it."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagelab.config import Encoder
+from imagelab.devices import within_memory
 from imagelab.encoders.base import EncoderId, Reading, check_pictures, settings_sha256, text_sha256
 from imagelab.encoders.face import ArcFaceEncoder
 from imagelab.errors import ImageFileError, InvalidValueError
-from imagelab.pipeline import within_memory
 from imagelab.results import FaceStatus
 from imagelab.rgb import Picture, to_rgb
 from imagelab.similarity import unit
@@ -96,25 +96,31 @@ class RegionEncoder(Generic[ModelT]):
             warnings.warn(f"encoder {self._config.name} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     def _embed_batch(self, model: ModelT, pictures: Sequence[Picture]) -> list[Reading]:
-        seen = [self._look(picture) for picture in pictures]
+        seen = list(self._looks(pictures))
         images = [image for _, image in seen if image is not None]
         rows = iter(within_memory(partial(model.features, images), _OUT_OF_MEMORY) if images else ())
         return [Reading(status=status) if image is None else _reading(next(rows)) for status, image in seen]
 
-    def _look(self, picture: Picture) -> tuple[FaceStatus, Image.Image | None]:
-        if self._faces is not None:
-            reading, crop = self._faces.look(picture, self._config.side_px, self._config.margin)
-            return reading.status, crop
-        try:
-            rgb = to_rgb(picture)
-        except ImageFileError:
-            return "decode_error", None
-        return ("ok", Image.fromarray(rgb)) if rgb.size else ("low_quality", None)
+    def _looks(self, pictures: Sequence[Picture]) -> Iterator[tuple[FaceStatus, Image.Image | None]]:
+        """Yield of each picture its status, and what the network is shown of it."""
+        if self._faces is None:
+            yield from map(_whole_picture, pictures)
+            return
+        for reading, crop in self._faces.looks(pictures, self._config.side_px, self._config.margin):
+            yield reading.status, crop
 
     def _face_settings(self) -> dict[str, Any]:
         if self._faces is None:
             return {}
         return {**self._faces.settings, "side_px": self._config.side_px, "margin": self._config.margin}
+
+
+def _whole_picture(picture: Picture) -> tuple[FaceStatus, Image.Image | None]:
+    try:
+        rgb = to_rgb(picture)
+    except ImageFileError:
+        return "decode_error", None
+    return ("ok", Image.fromarray(rgb)) if rgb.size else ("low_quality", None)
 
 
 def _reading(features: NDArray[np.float32]) -> Reading:

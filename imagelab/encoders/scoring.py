@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.calibration import Scores
-from imagelab.calibration.resampling import SEVERAL
+from imagelab.calibration.scores import TEMPLATE
 from imagelab.encoders.base import IdentityEncoder, Reading, check_pictures
 from imagelab.errors import InvalidValueError
 from imagelab.rgb import Picture
@@ -39,7 +39,7 @@ class Read:
         if not rows:
             return _scores(np.empty(0), [], []), _scores(np.empty(0), [], [])
         whose = np.array(self.characters)[places]
-        return score_pictures(np.array(rows, np.float64), whose, places)
+        return score_embeddings(np.array(rows, np.float64), whose, places)
 
 
 def read_pictures(encoder: IdentityEncoder, pictures_by_character: Mapping[str, Sequence[Picture]]) -> Read:
@@ -49,7 +49,9 @@ def read_pictures(encoder: IdentityEncoder, pictures_by_character: Mapping[str, 
     return Read(readings=tuple(readings), characters=tuple(name for name, _ in given))
 
 
-def score_pictures(embeddings: Floats, characters: NDArray[np.str_], names: NDArray[np.int_]) -> tuple[Scores, Scores]:
+def score_embeddings(
+    embeddings: Floats, characters: NDArray[np.str_], names: NDArray[np.int_]
+) -> tuple[Scores, Scores]:
     """Compare unit embeddings (n, d) with the templates of characters, and return genuine and impostor scores.
 
     A template is the direction of the mean of a character's pictures (`similarity.centroid`). Genuine: a picture and
@@ -67,10 +69,8 @@ def score_pictures(embeddings: Floats, characters: NDArray[np.str_], names: NDAr
     own = [item for item in own if np.isfinite(item[1])]
     other = [item for item in other if np.isfinite(item[2])]
     genuine = _scores([score for _, score in own], [[place] for place, _ in own], [[whose[at]] for at, _ in own])
-    # Of few characters pictures are resampled, and templates stay what they are: see calibration.resampling.
-    sides = 2 if len(set(whose.values())) >= SEVERAL else 1
-    pictures = [[str(place), "template"][:sides] for place, *_ in other]
-    people = [[of, against][:sides] for _, of, _, against in other]
+    pictures = [[str(place), TEMPLATE] for place, *_ in other]
+    people = [[of, against] for _, of, _, against in other]
     return genuine, _scores([score for *_, score, _ in other], pictures, people)
 
 

@@ -190,6 +190,6 @@ def _key(
 def _device_type(preprocessor: PlannedPreprocessor, device: str) -> str:
     if preprocessor.model is None:  # OpenCV's alone: no reason to import torch
         return "cpu"
-    from imagelab.pipeline import resolve_device
+    from imagelab.devices import resolve_device
 
     return resolve_device(device).type

@@ -2,7 +2,7 @@
 
 from imagelab.reference_audit.confusable import ConfusedPair, Confusion, measure_confusion
 from imagelab.reference_audit.coverage import ASPECTS, Coverage, measure_coverage
-from imagelab.reference_audit.duplicates import Duplicate, find_duplicates
+from imagelab.reference_audit.duplicates import Duplicate, DuplicateKind, copy_kind, find_duplicates
 from imagelab.reference_audit.outliers import Outliers, find_outliers
 from imagelab.reference_audit.report import AuditedReference, ReferenceAudit, audit_references
 from imagelab.reference_audit.templates import template_table
@@ -14,9 +14,11 @@ __all__ = [
     "Confusion",
     "Coverage",
     "Duplicate",
+    "DuplicateKind",
     "Outliers",
     "ReferenceAudit",
     "audit_references",
+    "copy_kind",
     "find_duplicates",
     "find_outliers",
     "measure_confusion",

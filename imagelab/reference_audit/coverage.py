@@ -1,6 +1,6 @@
 """Which poses and which light a character's references show, and which they don't."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,18 +64,18 @@ class Coverage(Record):
         return tuple(name for name, count in self.counts.items() if not count)
 
 
-def measures(picture: ReferencePicture) -> tuple[float, ...]:
+def measures(picture: ReferencePicture) -> tuple[float | None, ...]:
     """Return what a picture has in each of ASPECTS."""
-    face = picture.face
-    return face.yaw_deg, face.pitch_deg, face.light.brightness, face.light.from_right, face.light.from_above
+    face, light = picture.face, picture.light
+    return face.yaw_degrees, face.pitch_degrees, light.brightness, light.from_right, light.from_above
 
 
 def measure_coverage(references: CharacterReferences) -> Coverage:
     """Count the references in each bin of pose and light."""
-    columns: Sequence[tuple[float, ...]] = tuple(zip(*map(measures, references.provenance.pictures), strict=True))
+    columns = zip(*map(measures, references.provenance.pictures), strict=True)
     return Coverage(
         counts={
-            each.name: sum(each.low <= value < each.high for value in column)
+            each.name: sum(value is not None and each.low <= value < each.high for value in column)
             for aspect, column in zip(ASPECTS, columns, strict=True)
             for each in aspect.bins
         }

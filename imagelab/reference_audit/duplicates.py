@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from imagelab.reference_store import CharacterReferences, ReferencePicture
+from imagelab.reference_store import CharacterReferences, PictureHashes, ReferencePicture
 from imagelab.results import Record
 
 DuplicateKind = Literal["same picture", "near copy", "mirrored", "same embedding"]
@@ -34,20 +34,28 @@ def find_duplicates(references: CharacterReferences) -> tuple[Duplicate, ...]:
 
 
 def _compare(a: ReferencePicture, b: ReferencePicture, cosine: float) -> Duplicate | None:
-    straight = _bits(a.perceptual_hash, b.perceptual_hash)
-    mirrored = min(_bits(a.mirrored_hash, b.perceptual_hash), _bits(a.perceptual_hash, b.mirrored_hash))
-    bits = min(straight, mirrored)
-    near = bits <= NEAR_BITS or (bits <= ALIKE_BITS and cosine >= ALIKE_COSINE)
-    kind: DuplicateKind
-    if a.sha256 == b.sha256 or a.pixels_sha256 == b.pixels_sha256:
-        kind = "same picture"
-    elif near:
-        kind = "mirrored" if mirrored < straight else "near copy"
-    elif cosine >= SAME_COSINE:
-        kind = "same embedding"
-    else:
+    kind = copy_kind(a, b, cosine)
+    if kind is None:
         return None
+    bits = min(_hash_bits(a, b))
     return Duplicate(first=a.name, second=b.name, kind=kind, hash_bits=bits, cosine=round(min(cosine, 1.0), 6))
+
+
+def copy_kind(a: PictureHashes, b: PictureHashes, cosine: float) -> DuplicateKind | None:
+    """Say in which way a picture is a copy of another, whose embeddings have this cosine; None: it is none."""
+    straight, mirrored = _hash_bits(a, b)
+    bits = min(straight, mirrored)
+    if a.pixels_sha256 == b.pixels_sha256:
+        return "same picture"
+    if bits <= NEAR_BITS or (bits <= ALIKE_BITS and cosine >= ALIKE_COSINE):
+        return "mirrored" if mirrored < straight else "near copy"
+    return "same embedding" if cosine >= SAME_COSINE else None
+
+
+def _hash_bits(a: PictureHashes, b: PictureHashes) -> tuple[int, int]:
+    """Return in how many bits the hashes differ, and in how many that of one and that of the other's mirror image."""
+    mirrored = min(_bits(a.mirrored_hash, b.perceptual_hash), _bits(a.perceptual_hash, b.mirrored_hash))
+    return _bits(a.perceptual_hash, b.perceptual_hash), mirrored
 
 
 def _bits(a: str, b: str) -> int:

@@ -23,7 +23,9 @@ class AuditedReference(Record):
 
     name: str
     leave_one_out: float | None  # cosine to the template of the others; None for the only one
-    median_cosine: float | None  # to the others: what the outlier test looks at; None with fewer than three
+    person_cosine: (
+        float | None
+    )  # to the mean of those that show the person, itself left out; None with fewer than three
     is_outlier: bool
 
 
@@ -36,7 +38,7 @@ class ReferenceAudit(Record):
     references_sha256: str
     template: TemplateChoice
     pictures: tuple[AuditedReference, ...]
-    outlier_limit: float | None  # of median_cosine; None when there are too few to say
+    outlier_limit: float | None  # of person_cosine; None when there are too few to say
     duplicates: tuple[Duplicate, ...]
     coverage: Coverage
     confusion: Confusion | None  # None without other characters
@@ -84,7 +86,7 @@ def audit_references(references: CharacterReferences, others: Sequence[Character
             AuditedReference(
                 name=name,
                 leave_one_out=None if scores is None else round(float(scores[index]), 6),
-                median_cosine=None if test is None else round(float(test.scores[index]), 6),
+                person_cosine=None if test is None else round(float(test.scores[index]), 6),
                 is_outlier=test is not None and bool(test.flags[index]),
             )
             for index, name in enumerate(references.names)

@@ -27,7 +27,7 @@ from imagelab.runs.ledger import Ledger, read_ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
 from imagelab.runs.summary import METADATA_FILE, batch_metadata, batch_result, count_accepted, read_metadata
-from imagelab.whole_file import whole_file
+from imagelab.whole_file import sync_folder, whole_file
 
 PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
@@ -118,17 +118,14 @@ class RunFolder:
         try:
             self._open()
         except BaseException:
-            if self._is_new:
-                self._unmake()
+            self._unmake()
             self._close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
-            if self._is_new and not self.items:
-                self._unmake()
-            else:
+            if not self._unmake():
                 self.publish()
         except ImageLabError:
             if kind is None:  # else the error that ended the run says more
@@ -138,6 +135,9 @@ class RunFolder:
 
     def _open(self) -> None:
         try:
+            for made in self._made:
+                if made.exists():
+                    sync_folder(made.parent)  # else a power cut may take the whole folder, however synced its files are
             self._take_plan()
             for folder in _SUBFOLDERS:
                 if (self.path / folder).is_symlink():
@@ -220,13 +220,18 @@ class RunFolder:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return RunFolderError(self.path, f"can't be written to: {reason}", _AGAIN)
 
-    def _unmake(self) -> None:
+    def _unmake(self) -> bool:
+        """Remove what was made, if it was made now and nothing has been drawn; say whether it is gone."""
+        pictures = (picture for folder in _SUBFOLDERS for picture in (self.path / folder).glob("*"))
+        if not self._is_new or self.items or any(pictures):
+            return False
         for name in (LEDGER_FILE, PLAN_FILE, _HOLDER_FILE, _LOCK_FILE):
             with suppress(OSError):
                 (self.path / name).unlink(missing_ok=True)
         for path in (self.path / "rejected", *reversed(self._made)):
             with suppress(OSError):  # somebody has put something there
                 path.rmdir()
+        return True
 
     def _close(self) -> None:
         if self._ledger is not None:

@@ -9,9 +9,9 @@ import torch
 
 from imagelab.config import Profile
 from imagelab.controls import PlannedControl
+from imagelab.devices import device_name, resolve_device
 from imagelab.errors import InvalidValueError
 from imagelab.models import check_base, check_component, check_model, resolve_source
-from imagelab.pipeline import device_name, resolve_device
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import to_plain

@@ -1,8 +1,10 @@
 """Workers that are actors of a Ray cluster; needs the extra `ray`, which is imported when the crew begins."""
 
+import sys
+from collections.abc import Sequence
 from typing import Any, Self
 
-from imagelab.errors import InvalidValueError
+from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.runs import Job
 from imagelab.workers.sharing import Drawer, Drawn, Lost, MakeDrawer
 
@@ -13,6 +15,10 @@ class _Actor:
     """Holds a pipeline, on whatever machine."""
 
     _draw: Drawer | None = None
+
+    def find(self, paths: Sequence[str]) -> None:
+        """Look for modules where the asking process does: what it sends may be made of them."""
+        sys.path += [path for path in paths if path not in sys.path]
 
     def start(self, make: MakeDrawer) -> None:
         self._draw = make()
@@ -50,6 +56,7 @@ class RayCrew:
         if worker not in self._actors:
             # Ray would restart it by itself, but forget that a job had killed it.
             actor = self._ray.remote(max_restarts=0, **self._resources)(_Actor).remote()
+            actor.find.remote(sys.path)
             self._actors[worker] = actor, actor.start.remote(self._make)
         self._running[self._actors[worker][0].draw.remote(job)] = worker
 
@@ -70,6 +77,8 @@ class RayCrew:
             del self._actors[worker]
             self._ray.kill(actor)
             return worker, Lost(reason=str(error).partition("\n")[0], while_starting=is_starting)
+        except errors.RayError as error:
+            raise GenerationError(f"Ray: {str(error).splitlines()[0]}", "See the cluster's log") from error
 
     def __enter__(self) -> Self:
         try:

@@ -141,7 +141,7 @@ BAD_ARGUMENTS = {
         {"controls": [{"type": "pose", "image": "pose.png"}] * 9},
         ("controls", "9 of them", "at most 8"),
     ),
-    "JPEG as output": (InvalidValueError, {"output_path": "luca.jpg"}, ("output_path", "luca.jpg", ".png")),
+    "GIF as output": (InvalidValueError, {"output_path": "luca.gif"}, ("output_path", "luca.gif", ".png")),
 }
 
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from imagelab import cli
+from imagelab.acceptance import configured_limits
 from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.encoders import open_encoder
 from imagelab.encoders.face import crop_face
 from imagelab.errors import InvalidValueError, ReferenceStoreError, UnknownNameError
 from imagelab.folder_check import check_folder
-from imagelab.references import CharacterReferenceManager, configured_limits
+from imagelab.references import CharacterReferenceManager
 from imagelab.rgb import to_rgb
 from imagelab.similarity import centroid
 

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from imagelab import cli
+from imagelab.acceptance import configured_limits
 from imagelab.calibration import calibrate
 from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.faces import FaceLimits, face_choice
 from imagelab.folder_check import check_folder
-from imagelab.references import configured_limits
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"

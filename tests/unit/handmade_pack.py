@@ -23,11 +23,16 @@ LANDMARKS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def write_pack(folder: Path, faces: tuple[tuple[Box, float], ...] = (((32, 32, 96, 96), 0.9),)) -> Path:
-    """Write a pack that finds `faces`, each a box in the detector's 128 x 128 pixels and a score."""
+def write_pack(
+    folder: Path, faces: tuple[tuple[Box, float], ...] = (((32, 32, 96, 96), 0.9),), factor: float = 1.0
+) -> Path:
+    """Write a pack that finds `faces`, each a box in the detector's 128 x 128 pixels and a score.
+
+    `factor` is what its embeddings are multiplied by: with 0 or NaN it gives what is none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_detector(faces), folder / "det.onnx")
-    onnx.save(_recogniser(), folder / "w_mean_colour.onnx")
+    onnx.save(_recogniser(factor), folder / "w_mean_colour.onnx")
     return folder
 
 
@@ -60,12 +65,14 @@ def _detector(faces: tuple[tuple[Box, float], ...]) -> onnx.ModelProto:
     return _model(nodes, values, [SIZE_PX, SIZE_PX], {name: list(value.shape) for name, value in outputs.items()})
 
 
-def _recogniser() -> onnx.ModelProto:
+def _recogniser(factor: float) -> onnx.ModelProto:
     nodes = [
         helper.make_node("GlobalAveragePool", ["picture"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        helper.make_node("Flatten", ["pooled"], ["colour"]),
+        helper.make_node("Mul", ["colour", "factor"], ["embedding"]),
     ]
-    return _model(nodes, [], [112, 112], {"embedding": [1, 3]})
+    values = [numpy_helper.from_array(np.float32(factor), "factor")]
+    return _model(nodes, values, [112, 112], {"embedding": [1, 3]})
 
 
 def _model(nodes: list, values: list, side: list[int], outputs: dict[str, list[int]]) -> onnx.ModelProto:
@@ -82,6 +89,14 @@ def _model(nodes: list, values: list, side: list[int], outputs: dict[str, list[i
 def plain(colour: str | tuple[int, int, int], size: tuple[int, int] = (128, 128)) -> Image.Image:
     """Return a picture of one colour."""
     return Image.new("RGB", size, colour)
+
+
+def framed(colour: str | tuple[int, int, int], seed: int) -> Image.Image:
+    """Return a picture whose face is of one colour, in a frame of blocks that no other seed has."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+    image = Image.fromarray(blocks).resize((128, 128), Image.Resampling.NEAREST)
+    image.paste(plain(colour, (96, 96)), (16, 16))  # the pack's face, and what is cut out around it, lie in there
+    return image
 
 
 REDS = ((255, 0, 0), (235, 20, 0), (245, 0, 25))

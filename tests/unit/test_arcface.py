@@ -1,9 +1,12 @@
 import gc
+import io
 import json
 import logging
 import math
+import shutil
 import sys
 import weakref
+import zipfile
 
 import numpy as np
 import pytest
@@ -153,6 +156,49 @@ def test_a_pack_that_was_unpacked_into_a_folder_of_its_own_name_says_what_to_mov
     assert f"{nested}: move them up into {tmp_path / 'face'}" in str(caught.value)
 
 
+def hostile_zips():
+    """Yield archives that no one should unpack: out of the folder, through a link, endlessly, or well-formed."""
+    link = zipfile.ZipInfo("w600k.onnx")
+    link.external_attr = 0o120777 << 16
+    for name, content in (
+        ("../escaped.onnx", b"x"),
+        ("/escaped.onnx", b"x"),
+        (link, b"/etc/passwd"),
+        ("bomb.onnx", bytes(2**25)),
+        ("det.onnx", b"x"),
+    ):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, content)
+        yield stream.getvalue()
+
+
+@pytest.mark.parametrize("content", list(hostile_zips()), ids=["parent", "absolute", "link", "bomb", "whole"])
+def test_a_zip_in_the_place_of_a_pack_is_refused_and_never_unpacked(profile, tmp_path, content):
+    (tmp_path / "face").mkdir()
+    (tmp_path / "face" / "buffalo_l.zip").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises(ModelNotFoundError, match="face pack"):
+        encoder.faces(plain("red"))
+    shutil.rmtree(tmp_path / "face")
+    (tmp_path / "face").write_bytes(content)
+    with FaceEncoder(profile, "cpu") as encoder, pytest.raises((ModelNotFoundError, ModelFileError)):
+        encoder.faces(plain("red"))
+    assert before == [tmp_path / "face", tmp_path / "face" / "buffalo_l.zip"]
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "face"]
+
+
+@pytest.mark.parametrize("factor", [0.0, math.nan, math.inf])
+def test_a_face_whose_embedding_is_none_is_of_low_quality_and_says_why(profile, tmp_path, factor):
+    write_pack(tmp_path / "face", factor=factor)
+    with FaceEncoder(profile, "cpu") as encoder:
+        (found,) = encoder.faces(plain("red"))
+        (among_many,) = next(encoder.faces_in([plain("red")])).faces
+    assert found.embedding is among_many.embedding is None
+    reading = read_faces([found], FaceLimits())
+    assert (reading.status, reading.reason) == ("low_quality", "the recogniser gave no embedding")
+
+
 @pytest.mark.parametrize("library", ["insightface.app.face_analysis", "onnxruntime"])
 def test_a_library_that_cannot_be_imported_says_how_to_repair_that(profile, tmp_path, monkeypatch, library):
     write_pack(tmp_path / "face")
@@ -282,6 +328,34 @@ def test_closing_gives_the_models_back_at_once(profile, tmp_path):
         alive = [weakref.ref(owner) for model in models for owner in (model, model.session)]
         del models
     assert [owner() for owner in alive] == [None] * 4
+
+
+def test_encoders_of_one_pack_share_its_models_until_the_last_is_closed(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as one, FaceEncoder(profile, "cpu") as other:
+        (before,) = one.faces(plain("red"))
+        assert other.encoder == one.encoder
+        assert other._analysis is one._analysis
+        alive = weakref.ref(one._analysis)
+        one.close()
+        (after,) = other.faces(plain("red"))
+        assert np.array_equal(after.embedding, before.embedding)
+    assert alive() is None
+
+
+def test_a_pack_that_has_changed_since_it_was_opened_is_opened_anew(profile, tmp_path):
+    write_pack(tmp_path / "face")
+    with FaceEncoder(profile, "cpu") as before:
+        assert len(before.faces(plain("red"))) == 1
+        write_pack(tmp_path / "face", ())
+        with FaceEncoder(profile, "cpu") as after:
+            assert after.faces(plain("red")) == ()
+            assert after.encoder != before.encoder
+        of_another_threshold = profile.model_copy(
+            update={"face": profile.face.model_copy(update={"detection_threshold": 0.95})}
+        )
+        with FaceEncoder(of_another_threshold, "cpu") as stricter:
+            assert stricter.encoder.detection_threshold == 0.95
 
 
 def test_an_encoder_that_was_left_open_warns(profile, tmp_path):

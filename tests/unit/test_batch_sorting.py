@@ -26,6 +26,7 @@ from imagelab.results import Generation, GenerationRecord
 from imagelab.runs import read_batch
 
 CONFIGS = configs_root()
+RED_ONES, BLUE_ONES = ((255, 80, 40), (255, 40, 80), (240, 60, 60)), ((40, 80, 255), (80, 40, 255), (60, 60, 240))
 OF_THE_RUN = {".lock", "plan.json", "ledger.jsonl", "metadata.json", "index.html"}
 
 
@@ -33,6 +34,13 @@ def painting(colour):
     """Return a picture whose mean is a colour, but which is not blank."""
     picture = np.array(plain(colour))
     picture[::2] = np.clip(picture[::2].astype(int) - 40, 0, 255)
+    return Image.fromarray(picture)
+
+
+def shaded(colour, width_px):
+    """Return a painting with a dark part, which makes it look like no copy of another one."""
+    picture = np.array(painting(colour))
+    picture[:, :width_px] = picture[:, :width_px] // 2
     return Image.fromarray(picture)
 
 
@@ -193,6 +201,23 @@ def test_the_threshold_is_the_characters_for_batches_unless_given(batch, folder)
     lax = draw(generator, folder, output_dir=folder / "lax", consistency_threshold=0.1)
     assert (strict.threshold, strict.total_accepted) == (configured, 0)
     assert (lax.threshold, lax.total_accepted) == (0.1, 1)
+
+
+def test_a_stored_calibration_gives_the_threshold_and_is_named(batch, folder):
+    generator = batch("red", "blue")
+    reds, blues = ([shaded(colour, 30 * n) for n, colour in enumerate(ones, 1)] for ones in (RED_ONES, BLUE_ONES))
+    calibration = generator.references.calibrate("luca", reds, {"alberto": blues}, resamples=100).calibration
+    result = draw(generator, folder, seed=2)
+    assert (
+        result.threshold
+        == calibration.threshold.value
+        != generator.generator.configs.character("luca").thresholds.batch
+    )
+    assert "3 genuine, 3 impostor" in result.calibration
+    assert [item.verdict.calibrated for item in result.items] == [True, True]
+    generator.references.calibrate("luca", reds[:2], {"alberto": blues[:2]}, resamples=100)
+    with pytest.raises(InvalidValueError, match=r"calibration was .*, is .*2 genuine, 2 impostor"):
+        draw(generator, folder, seed=2)
 
 
 def test_accepting_is_monotone_in_the_threshold(batch, folder):

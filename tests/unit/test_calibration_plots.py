@@ -1,5 +1,7 @@
 """Figures about calibrations and experiments: what they draw, and what they say where there is nothing to draw."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -82,6 +84,24 @@ def test_paired_figure_counts_the_pairs_that_each_side_wins():
 
     assert "low is nearer in 2 of 3 pairs" in texts(figure)
     assert "with a score: 4 and 3 of 4" in texts(figure)
+
+
+def test_det_without_a_curve_inside_says_where_it_is():
+    apart, overlapping = det_figure([0.8, 0.9, 0.7], [0.1, 0.2]), det_figure([0.8, 0.9, 0.3], [0.1, 0.5])
+    assert [text.get_text() for text in overlapping.axes[0].texts] == []
+    assert "no threshold errs both ways" in apart.axes[0].texts[0].get_text()
+    assert "all thresholds" in [line.get_label() for line in overlapping.axes[0].lines]
+    assert "all thresholds" not in [line.get_label() for line in apart.axes[0].lines]
+
+
+def test_histogram_reaches_to_the_ends_of_the_thresholds_interval_unless_they_are_far_off():
+    own, others = [0.7, 0.75, 0.81], [-0.3, -0.2, 0.0, 0.45]
+    near = calibrate(own, others, score_range=(-1, 1), resamples=200)
+    far = replace(near, threshold=replace(near.threshold, low=-20.0, high=20.0))
+    shown, cut = (score_histogram(own, others, found).axes[0].get_xlim() for found in (near, far))
+    assert shown[0] < min(others)
+    assert shown[1] >= near.threshold.high > max(own)
+    assert cut[1] - cut[0] < 2 * (max(own) - min(others))
 
 
 @pytest.mark.parametrize("draw", [score_histogram, det_figure, roc_figure])

@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imagelab.calibration.resampling import SEVERAL
+from imagelab.calibration import calibrate
+from imagelab.calibration.resampling import FIXED, SEVERAL, draw_weights, plan_resamples
 from imagelab.encoders import EncoderComparison, EncoderId, Reading, compare_encoders, open_encoders
-from imagelab.encoders.scoring import score_pictures
+from imagelab.encoders.scoring import score_embeddings
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.puppets.render import render
 from imagelab.puppets.world import HELD_OUT_SEED, sample_identity, sample_scene
@@ -59,7 +60,7 @@ def test_scores_are_cosines_to_the_template_of_the_others():
     rng = np.random.default_rng(0)
     rows = np.stack([unit(rng.normal(size=4)) for _ in range(9)]).astype(np.float64)
     whose = np.array(list("aabbbcccd"))
-    genuine, impostor = score_pictures(rows, whose, np.arange(9))
+    genuine, impostor = score_embeddings(rows, whose, np.arange(9))
     own = {int(picture): value for (picture, *_), value in zip(genuine.pictures, genuine.values, strict=True)}
     assert set(own) == set(range(8))  # the only picture of d has no others
     for place, value in own.items():
@@ -69,12 +70,46 @@ def test_scores_are_cosines_to_the_template_of_the_others():
     assert impostor.values == pytest.approx(wanted, abs=1e-6)
 
 
-def test_templates_of_many_characters_are_resampled_with_their_pictures_and_those_of_few_are_not():
-    rows = np.stack([unit(np.random.default_rng(k).normal(size=4)) for k in range(20)]).astype(np.float64)
-    for characters, sides in ((SEVERAL, 2), (SEVERAL - 1, 1)):
-        whose = np.array([f"c{k % characters}" for k in range(20)])
-        _, impostor = score_pictures(rows, whose, np.arange(20))
-        assert impostor.pictures.shape == (20 * (characters - 1), sides)
+def of_characters(sizes):
+    """Return scores of so many pictures of each of some characters, and what is resampled for them."""
+    whose = np.repeat([f"c{k}" for k in range(len(sizes))], sizes)
+    rows = np.stack([unit(np.random.default_rng(k).normal(size=4)) for k in range(len(whose))]).astype(np.float64)
+    scores = score_embeddings(rows, whose, np.arange(len(whose)))
+    return *scores, plan_resamples(*scores)
+
+
+@pytest.mark.parametrize("sizes", [[4] * SEVERAL, [4] * (SEVERAL - 1), [4, 4]])
+def test_a_template_is_no_picture(sizes):
+    genuine, impostor, _ = of_characters(sizes)
+    assert genuine.picture_count == impostor.picture_count == sum(sizes)
+    found = calibrate(genuine, impostor, resamples=100)
+    assert found.impostor.pictures == found.impostor.independent == sum(sizes)
+    assert found.impostor.characters == len(sizes)
+
+
+def test_of_few_characters_pictures_are_drawn_and_templates_stay_what_they_are():
+    genuine, impostor, plan = of_characters([5] * (SEVERAL - 1))
+    assert plan.groups == (5 * (SEVERAL - 1),)  # one unit a picture
+    own, others = next(draw_weights(plan, 50, 0))
+    drawn = dict(zip(genuine.pictures[:, 0], own.T, strict=True))
+    for picture, weights in zip(impostor.pictures[:, 0], others.T, strict=True):
+        assert np.array_equal(weights, drawn[picture])
+
+
+def test_of_many_characters_each_is_drawn_with_its_pictures_and_its_template():
+    genuine, impostor, plan = of_characters([4] * SEVERAL)
+    assert plan.groups == (SEVERAL,)
+    own, others = next(draw_weights(plan, 50, 0))
+    drawn = dict(zip(genuine.characters[:, 0], own.T, strict=True))
+    for (of, against), weights in zip(impostor.characters, others.T, strict=True):
+        assert np.array_equal(weights, drawn[of] * drawn[against])
+
+
+def test_a_character_of_a_single_picture_brings_no_pseudo_picture_into_the_resamples():
+    """It has no genuine score, so that pictures of the other four are drawn, and its own by itself."""
+    *_, plan = of_characters([4] * (SEVERAL - 1) + [1])
+    assert plan.groups == (4 * (SEVERAL - 1), 1)
+    assert (plan.impostor[:, 1] == FIXED).all()
 
 
 def test_the_encoder_with_less_noise_is_recommended_and_the_interval_of_the_difference_says_why():

@@ -26,10 +26,11 @@ from imagelab import (
     ModelNotFoundError,
 )
 from imagelab.config import MemoryPolicy, Source
+from imagelab.devices import resolve_device
 from imagelab.encoding import count_chunks, encode_prompt
 from imagelab.loading import load_pipeline
 from imagelab.models import SDXL, resolve_source
-from imagelab.pipeline import apply_memory_policy, build_scheduler, draw, resolve_device
+from imagelab.pipeline import apply_memory_policy, build_scheduler, draw
 from imagelab.prompts import Prompt
 
 ROOT = Path(__file__).parents[2]

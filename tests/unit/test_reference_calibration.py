@@ -1,17 +1,20 @@
 """A calibration lies beside the references that it was made with, and holds for no others."""
 
 import pytest
-from handmade_pack import handmade_configs, plain, write_pack
+from handmade_pack import framed, handmade_configs, plain, write_pack
+from PIL import Image, ImageOps
 
+from imagelab.calibration import calibrate
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import CalibrationFileError, InvalidValueError
-from imagelab.reference_calibration import ThresholdInForce
+from imagelab.reference_calibration import CalibrationRun, ThresholdInForce
 from imagelab.references import CharacterReferenceManager
 
-GENUINE = [plain((250 - 4 * shade, 20 + 6 * shade, 10)) for shade in range(8)]
+REFERENCES = [framed("red", 100), framed((245, 0, 25), 101)]
+GENUINE = [framed((250 - 4 * shade, 20 + 6 * shade, 10), shade) for shade in range(8)]
 IMPOSTORS = {
-    "giulia": [plain((10, 250 - 4 * shade, 20)) for shade in range(6)],
-    "alberto": [plain((20, 10, 250 - 4 * shade)) for shade in range(6)],
+    "giulia": [framed((10, 250 - 4 * shade, 20), 10 + shade) for shade in range(6)],
+    "alberto": [framed((20, 10, 250 - 4 * shade), 20 + shade) for shade in range(6)],
 }
 
 
@@ -22,7 +25,7 @@ def manager(tmp_path, monkeypatch):
     with CharacterReferenceManager(
         store=tmp_path / "store", profile="puppet", configs=handmade_configs(), device="cpu"
     ) as manager:
-        manager.create_character_embedding("luca", [plain("red"), plain((245, 0, 25))])
+        manager.create_character_embedding("luca", REFERENCES)
         yield manager
 
 
@@ -95,8 +98,38 @@ def test_a_calibration_of_other_references_is_refused_with_the_fix(manager):
 
 def test_a_reference_is_no_picture_to_calibrate_with(manager):
     with pytest.raises(InvalidValueError, match="reference picture 0"):
-        manager.calibrate("luca", [*GENUINE, plain("red")], IMPOSTORS)
+        manager.calibrate("luca", [*GENUINE, REFERENCES[0]], IMPOSTORS)
     assert not manager.calibration_path("luca").exists()
+
+
+def test_what_looks_like_a_copy_of_a_reference_calibrates_nothing_and_is_named(manager, tmp_path):
+    REFERENCES[0].save(tmp_path / "again.jpg", quality=80)
+    REFERENCES[1].resize((160, 160), Image.Resampling.LANCZOS).save(tmp_path / "larger.png")
+    ImageOps.mirror(REFERENCES[1]).save(tmp_path / "mirrored.webp")
+    copies = [tmp_path / name for name in ("again.jpg", "larger.png", "mirrored.webp")]
+    run = manager.calibrate("luca", [*copies, *GENUINE], IMPOSTORS, resamples=100)
+    assert run.genuine == {"ok": 8}
+    kinds = ("near copy of picture 0", "near copy of picture 1", "mirrored of picture 1")
+    assert run.left_out == {str(path): kind for path, kind in zip(copies, kinds, strict=True)}
+    clean = manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    assert clean.left_out == {}
+    assert clean.calibration.genuine == run.calibration.genuine
+    assert clean.calibration.threshold.value == run.calibration.threshold.value
+    assert CalibrationRun.from_json(run.to_json()) == run
+    with pytest.raises(InvalidValueError, match="3 copies of references"):
+        manager.calibrate("luca", copies, IMPOSTORS)
+
+
+def test_no_interval_of_a_threshold_reaches_beyond_what_a_cosine_can_be(manager):
+    """Three pictures say so little that the interval would: it is Student's, of two degrees of freedom."""
+    scores = [0.99, 0.9, 0.97], [0.2, 0.5, 0.7]
+    assert calibrate(*scores, resamples=100).threshold.high > 1
+    calibration = manager.calibrate("luca", GENUINE[:3], {"giulia": IMPOSTORS["giulia"][:3]}, resamples=100).calibration
+    for found in (calibration.threshold, calibrate(*scores, score_range=(-1, 1), resamples=100).threshold):
+        assert -1 <= found.low <= found.value <= found.high <= 1
+    for wrong in ((1, -1), 1, (0, 0.9)):
+        with pytest.raises(InvalidValueError, match="score"):
+            calibrate(*scores, score_range=wrong, resamples=100)
 
 
 @pytest.mark.parametrize("bad", [{}, [], {"luca": GENUINE}, {"giulia": []}])

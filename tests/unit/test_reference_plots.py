@@ -8,10 +8,10 @@ from PIL import Image
 
 from imagelab.errors import InvalidValueError
 from imagelab.face_light import FaceLight
-from imagelab.faces import FaceEncoderId
+from imagelab.faces import FaceEncoderId, FaceQuality
 from imagelab.reference_audit import audit_references, template_table
 from imagelab.reference_plots import audit_sheet, confusion_matrix, pose_coverage
-from imagelab.reference_store import CharacterReferences, Provenance, ReferenceFace, ReferencePicture
+from imagelab.reference_store import CharacterReferences, Provenance, ReferencePicture
 
 ENCODER = FaceEncoderId(
     pack="handmade",
@@ -32,9 +32,16 @@ def references(name, rows, yaws):
             pixels_sha256=f"{name}{index}",
             perceptual_hash=f"{np.random.default_rng(index).integers(2**63):016x}",
             mirrored_hash=f"{np.random.default_rng(100 + index).integers(2**63):016x}",
-            face=ReferenceFace(
-                detector_score=0.9, size_px=64.0, yaw_deg=yaw, pitch_deg=-20.0, roll_deg=0.0, light=LIGHT
+            face=FaceQuality(
+                detector_score=0.9,
+                face_px=64.0,
+                visible_fraction=1.0,
+                sharpness=0.5,
+                yaw_degrees=yaw,
+                pitch_degrees=-20.0,
+                roll_degrees=0.0,
             ),
+            light=LIGHT,
         )
         for index, yaw in enumerate(yaws)
     )

@@ -2,31 +2,18 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_reference_folders
+from handmade_pack import REDS, handmade_configs, handmade_manager, plain
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, ReferenceStoreError, UnknownNameError
 from imagelab.reference_store import CharacterReferences, read_references, write_references
 from imagelab.references import CharacterReferenceManager
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a handmade pack, in which a face's embedding is its picture's colour, and reference pictures."""
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    write_reference_folders(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def manager(folder):
-    with handmade_manager(folder) as manager:
-        yield manager
 
 
 def same(a, b):
@@ -95,6 +82,25 @@ def test_the_last_reference_cannot_be_removed(manager, folder, names):
     with pytest.raises(InvalidValueError, match="names"):
         manager.remove_reference_images("luca", names)
     assert len(manager.references("luca").names) == 3
+
+
+def test_a_store_is_read_once_and_again_when_it_has_changed(manager, folder):
+    manager.create_character_embedding("luca", folder / "given")
+    path = manager.store_path("luca")
+    before, stat = manager.references("luca"), path.stat()
+    path.write_bytes(b"x" * stat.st_size)  # what reading it would stumble over, under the old stamp
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert same(manager.references("luca"), before)
+    with pytest.raises(ValueError, match="read-only"):
+        before.embeddings[0] = 0
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(ReferenceStoreError, match="damaged"):
+        manager.references("luca")
+    with handmade_manager(folder) as other:
+        renewed = other.create_character_embedding("luca", [folder / "given" / "1.png"])
+    assert same(manager.references("luca"), renewed)
+    path.unlink()
+    assert len(manager.references("luca").names) == 3  # the configured ones
 
 
 def test_nothing_is_added_to_or_removed_from_a_stranger(manager, folder):
@@ -237,7 +243,7 @@ def test_a_store_of_the_first_schema_is_refused_with_the_fix(manager, folder):
     kept = ("name", "sha256", "path")
     old = {**data, "schema_version": 1, "pictures": [{key: one[key] for key in kept} for one in data["pictures"]]}
     np.savez(manager.store_path("luca"), embeddings=references.embeddings, provenance=np.array(json.dumps(old)))
-    with pytest.raises(ReferenceStoreError, match=r"schema_version was 1, is 2.*create_character_embedding again"):
+    with pytest.raises(ReferenceStoreError, match=r"schema_version was 1, is 3.*create_character_embedding again"):
         manager.references("luca")
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack, write_reference_folders
+from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
@@ -19,20 +21,8 @@ from imagelab.errors import (
 from imagelab.faces import FaceLimits
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a handmade pack, in which a face's embedding is its picture's colour, and reference pictures."""
-    monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
-    write_reference_folders(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def manager(folder):
-    with handmade_manager(folder) as manager:
-        yield manager
+from imagelab.results import Verdict
+from imagelab.similarity import METRICS, cosine, unit
 
 
 def given(folder):
@@ -109,6 +99,29 @@ def test_the_similarity_is_the_cosine_to_the_template(manager):
     references = manager.references("luca")
     verdict = manager.check_character_consistency("luca", plain(REDS[1]), threshold=0.65)
     assert verdict.similarity_score == pytest.approx(references.similarity(references.embeddings[1]), abs=1e-6)
+
+
+colours = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@drawn(colours, st.floats(-1, 1), st.floats(-1, 1))
+def test_raising_the_threshold_accepts_no_more_and_a_score_at_it_is_accepted(colour, one, other):
+    """Colours from red to its opposite, cyan: cosines from 1 to -1."""
+    low, high = sorted((one, other))
+    embedding = unit(np.array(colour) - 127.4)
+    score = cosine(unit([1, -1, -1]), embedding)
+
+    def accepts(threshold, metric):
+        limit = METRICS[metric].from_cosine(threshold)
+        value = METRICS[metric].from_cosine(score)
+        verdict = Verdict(
+            character_name="luca", status="ok", similarity_score=value, threshold=limit, metric=metric, encoder=""
+        )
+        return verdict.is_consistent
+
+    for metric in METRICS:
+        assert accepts(low, metric) or not accepts(high, metric)
+        assert accepts(score, metric)
 
 
 @pytest.mark.parametrize("bad", [5, float("nan"), "0.7", None])

@@ -15,6 +15,7 @@ from imagelab.results import (
     BatchResult,
     ControlRecord,
     ControlUse,
+    Environment,
     GenerationRecord,
     GenerationRequest,
     LoraRecord,
@@ -75,6 +76,16 @@ RECORD = GenerationRecord(
     dtype="float32",
     memory_policy="resident",
     versions={"torch": "2.15.0"},
+    environment=Environment(
+        python="3.13.1",
+        system="Linux x86_64",
+        processor="AMD EPYC (AVX2)",
+        threads=1,
+        attention="scaled_dot_product_attention (cpu)",
+        precision="highest",
+    ),
+    scheduler_settings={"class_name": "EulerDiscreteScheduler"},
+    sampler="Euler",
     seconds={"draw": 0.5},
 )
 

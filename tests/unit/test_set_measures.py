@@ -1,4 +1,5 @@
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,18 +10,8 @@ from imagelab.encoders import open_clip, open_encoder
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.puppets.render import render
 from imagelab.puppets.world import HELD_OUT_SEED, full_caption, sample_identity, sample_scene
-from imagelab.set_measures import (
-    Measured,
-    SetDescription,
-    copy_paste_rate,
-    describe_set,
-    diversity,
-    near_copies,
-    pareto_optimal,
-    prompt_adherence,
-    sharpness,
-    vendi_score,
-)
+from imagelab.set_description import Measured, SetDescription, describe_set, near_copies, prompt_adherence
+from imagelab.set_measures import copy_paste_rate, diversity, pareto_optimal, sharpness, vendi_score
 from imagelab.set_plots import frontier
 
 SEEDS = pytest.mark.parametrize("seed", range(5))
@@ -238,6 +229,26 @@ def test_a_picture_adheres_more_to_its_own_prompt_than_to_anothers(encoders):
 def test_an_unread_picture_adheres_to_nothing(encoders, tmp_path):
     values = prompt_adherence(encoders["clip"], [tmp_path / "absent.png", puppet_of(0, 0)], "on the beach")
     assert np.isnan(values).tolist() == [True, False]
+
+
+class CountedPath(os.PathLike):
+    """A file that counts how often it is asked where it lies, which is once each time it is opened."""
+
+    def __init__(self, path):
+        self.path, self.asked = path, 0
+
+    def __fspath__(self):
+        self.asked += 1
+        return str(self.path)
+
+
+def test_each_picture_is_opened_once_by_all_that_look_at_it(encoders, tmp_path):
+    for k in range(3):
+        Image.fromarray(puppet_of(0, k)).save(tmp_path / f"{k}.png")
+    paths = [CountedPath(tmp_path / f"{k}.png") for k in range(3)]
+    found = describe_set(paths, paths[:2], **encoders)
+    assert [path.asked for path in paths] == [2, 2, 1]  # two of them are references too
+    assert found.identity.n == found.sharpness.n == 3
 
 
 def test_the_frontier_shows_every_set_with_its_name_and_fills_the_pareto_optimal_ones(sets):

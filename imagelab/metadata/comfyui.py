@@ -1,0 +1,200 @@
+"""ComfyUI's `prompt`: the graph that was run, `{id: {class_type, inputs}}`, where an input `[id, output]` is a link.
+
+The graph is walked from the samplers upstream. No node of it is trusted to exist, to be complete or to end.
+"""
+
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from imagelab.metadata.numbers import file_stem, read_mapping, to_mapping, to_number, to_size, to_text, to_whole
+from imagelab.metadata.sampler_names import sampler_name, schedule_name
+from imagelab.metadata.values import ControlMention, LoraMention, PictureMetadata, Sampling
+
+_PARTS = ("noise", "guider", "sampler", "sigmas")  # of SamplerCustomAdvanced: nodes with one setting each
+_TEXTS = ("text", "text_g", "text_l", "prompt", "populated_text", "string", "value", "Text", "t5xxl", "clip_l")
+_NUMBERS = ("seed", "noise_seed", "value", "int", "float", "number", "Value", "Number")
+# Behind these may lie another picture's whole making, with prompts and LoRAs of its own.
+_PICTURES = frozenset({"image", "images", "pixels", "samples", "latent", "latent_image", "mask", "control_net"})
+_MODELS = ("ckpt_name", "unet_name", "model_name")
+# Of a stranger's graph, so that none takes for ever:
+_MAX_SAMPLERS = 50
+_MAX_LINKS = 5000  # on the way from one of them
+_MAX_INPUTS = 500  # of a node
+_MAX_HANDS = 20  # nodes that hand on one value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Node:
+    """A node as it is met: with the output that the way came through."""
+
+    name: str
+    kind: str
+    inputs: MutableMapping[str, Any]
+    output: int
+
+
+def read_comfyui(text: str) -> PictureMetadata:
+    """Return what the graph says; with several samplers the one that begins comes first. Empty if there is none."""
+    graph = read_mapping(text)
+    samplers = _in_order(graph)
+    if not samplers:
+        return PictureMetadata()
+    first = samplers[0]
+    models = (node.inputs[key] for node in _up(graph, first, "model") for key in _MODELS if key in node.inputs)
+    samplings = tuple(_sampling(graph, node) for node in samplers)
+    return PictureMetadata(
+        writer="comfyui",
+        prompt=_prompt(graph, first, 0),
+        negative_prompt=_prompt(graph, first, 1),
+        seed=samplings[0].seed,
+        steps=samplings[0].steps,
+        sampler=samplings[0].sampler,
+        schedule=samplings[0].schedule,
+        cfg=samplings[0].cfg,
+        size=_size(graph, first),
+        model=file_stem(to_text(next(models, None))),
+        loras=_loras(graph, first),
+        controls=_controls(graph, first),
+        samplings=samplings,
+    )
+
+
+def _node(graph: Mapping[str, Any], link: object) -> _Node | None:
+    """Return the node that an input links to, None where it is no link."""
+    if not isinstance(link, list) or len(link) != 2 or not isinstance(link[0], str | int):
+        return None
+    found = to_mapping(graph.get(str(link[0])))
+    inputs = found.get("inputs")
+    if not isinstance(inputs, dict):
+        return None
+    output = link[1] if link[1] in (0, 1) else 2  # others than the first two aren't told apart
+    return _Node(name=str(link[0]), kind=str(found.get("class_type")), inputs=inputs, output=output)
+
+
+def _samplers(graph: Mapping[str, Any]) -> Iterator[_Node]:
+    for name in graph:
+        node = _node(graph, [name, 0])
+        if node is None or "latent_image" not in node.inputs:
+            continue
+        parts = (_node(graph, node.inputs.get(part)) for part in _PARTS)
+        inputs = ChainMap(*(found.inputs for found in (node, *parts) if found))
+        if ("seed" in inputs or "noise_seed" in inputs) and ("positive" in inputs or "conditioning" in inputs):
+            yield _Node(name=node.name, kind=node.kind, inputs=inputs, output=0)
+
+
+def _in_order(graph: Mapping[str, Any]) -> list[_Node]:
+    """Return the samplers, each behind those whose latents it goes on from."""
+    samplers = list(islice(_samplers(graph), _MAX_SAMPLERS))
+    names = {node.name for node in samplers}
+    depths = {node.name: len(names & {found.name for found in _up(graph, node, "latent_image")}) for node in samplers}
+    return sorted(samplers, key=lambda node: depths[node.name])
+
+
+def _up(graph: Mapping[str, Any], start: _Node, *inputs: str, around: frozenset[str] = frozenset()) -> Iterator[_Node]:
+    """Walk upstream from some inputs of a node, the nearest nodes first, each once; `around` some inputs of others."""
+    waiting = deque(start.inputs.get(name) for name in inputs)
+    seen: set[tuple[str, int]] = set()
+    for _ in range(_MAX_LINKS):
+        if not waiting:
+            return
+        node = _node(graph, waiting.popleft())
+        if node is not None and (node.name, node.output) not in seen:
+            seen.add((node.name, node.output))
+            yield node
+            waiting.extend(islice(_onward(node, around), _MAX_INPUTS))
+
+
+def _onward(node: _Node, around: frozenset[str]) -> Iterator[object]:
+    """Return the links of a node that belong to the output that it was met by."""
+    # ControlNetApplyAdvanced takes both prompts and passes them on, each by an output of its own.
+    other = ("negative", "positive")[node.output] if node.output < 2 and "negative" in node.inputs else None
+    past = {other, *around}
+    return (value for name, value in node.inputs.items() if name not in past and isinstance(value, list))
+
+
+def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None:
+    names = (("positive", "conditioning"), ("negative",))[output]
+    if not any(name in sampler.inputs for name in names):
+        return None
+    texts: list[str] = []
+    for node in _up(graph, sampler, *names, around=_PICTURES):
+        if node.kind == "ConditioningZeroOut":
+            return ""
+        if "clip" not in node.inputs and "CLIPTextEncode" not in node.kind:
+            continue
+        found = (_text(graph, node.inputs[name]) for name in _TEXTS if name in node.inputs)
+        texts += dict.fromkeys(text for text in found if text)
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _text(graph: Mapping[str, Any], value: object) -> str | None:
+    return to_text(_followed(graph, value, _TEXTS))
+
+
+def _number(graph: Mapping[str, Any], value: object) -> object:
+    return _followed(graph, value, _NUMBERS)
+
+
+def _followed(graph: Mapping[str, Any], value: object, names: tuple[str, ...]) -> object:
+    """Return a value, or the one that nodes linked in its place hand on under one of the names."""
+    for _ in range(_MAX_HANDS):
+        node = _node(graph, value)
+        if node is None:
+            return value
+        value = next((node.inputs[name] for name in names if name in node.inputs), None)
+    return None
+
+
+def _sampling(graph: Mapping[str, Any], node: _Node) -> Sampling:
+    get = node.inputs.get
+    return Sampling(
+        seed=to_whole(_number(graph, get("seed", get("noise_seed")))),
+        steps=to_whole(_number(graph, get("steps"))),
+        sampler=sampler_name(_text(graph, get("sampler_name"))),
+        schedule=schedule_name(_text(graph, get("scheduler"))),
+        cfg=to_number(_number(graph, get("cfg"))),
+        denoise=to_number(_number(graph, get("denoise"))),
+    )
+
+
+def _size(graph: Mapping[str, Any], sampler: _Node) -> tuple[int, int] | None:
+    nodes = _up(graph, sampler, "latent_image")
+    sizes = (
+        to_size(_number(graph, node.inputs["width"]), _number(graph, node.inputs["height"]))
+        for node in nodes
+        if "width" in node.inputs and "height" in node.inputs
+    )
+    return next((size for size in sizes if size), None)
+
+
+def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:
+    """Return the LoRAs on the way to the model, those that act first first."""
+    on_the_way = _up(graph, sampler, "model", around=_PICTURES)
+    nodes = [node for node in on_the_way if isinstance(node.inputs.get("lora_name"), str)]
+    named = {
+        node.name: LoraMention(
+            name=str(file_stem(node.inputs["lora_name"])),
+            weight=to_number(_number(graph, node.inputs.get("strength_model"))),
+            text_encoder_weight=to_number(_number(graph, node.inputs.get("strength_clip"))),
+        )
+        for node in reversed(nodes)
+    }
+    return tuple(named.values())
+
+
+def _controls(graph: Mapping[str, Any], sampler: _Node) -> tuple[ControlMention, ...]:
+    nodes = _up(graph, sampler, "positive", "conditioning", around=_PICTURES)
+    return tuple(_control(graph, node) for node in nodes if "control_net" in node.inputs)
+
+
+def _control(graph: Mapping[str, Any], node: _Node) -> ControlMention:
+    found = (loader.inputs.get("control_net_name") for loader in _up(graph, node, "control_net"))
+    return ControlMention(
+        model=file_stem(next((name for name in found if isinstance(name, str)), None)),
+        weight=to_number(_number(graph, node.inputs.get("strength"))),
+        start=to_number(_number(graph, node.inputs.get("start_percent"))),
+        end=to_number(_number(graph, node.inputs.get("end_percent"))),
+    )

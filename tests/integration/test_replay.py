@@ -1,0 +1,221 @@
+"""A picture is drawn again from what it carries: the same, or everything that changed has a name."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+import imagelab
+from imagelab import GenerationRequest, ImageFileError, InvalidValueError, UnknownNameError, cli
+from imagelab.imagefiles import control_map_path, open_image, read_picture_chunk, save_picture, save_png
+from imagelab.redraw import Change, compare_records, replay
+from imagelab.results import ControlUse, LoraUse
+
+STEPS = 4
+LUCA = Path(__file__).parents[2] / "imagelab/puppets/weights/references/luca/luca_1.png"
+
+
+@pytest.fixture(scope="module")
+def with_loras(generator):
+    """A picture with the character's own LoRA and one more that acts in part."""
+    more = LoraUse(name="portorosso_town", weight=0.7, blocks="OUTD", stop=0.5)
+    request = GenerationRequest(
+        character="luca", scene_description="at night", seed=3, steps=STEPS, additional_loras=(more,)
+    )
+    return generator.generate(request)
+
+
+@pytest.fixture(scope="module")
+def with_control(generator):
+    use = ControlUse(type="canny", image=LUCA, scale=0.9)
+    return generator.generate(GenerationRequest(character="luca", seed=5, steps=STEPS, controls=(use,)))
+
+
+def save(generation, path):
+    """Write a picture and its maps as `generate_character` does."""
+    save_picture(generation.image, path, generation.record)
+    for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
+        save_png(made, control_map_path(path, index, control.type))
+    return path
+
+
+@pytest.mark.parametrize("name", ["luca.png", "luca.webp", "luca.jpg"])
+def test_a_picture_with_loras_comes_back_pixel_for_pixel(generator, with_loras, tmp_path, name):
+    outcome = replay(save(with_loras, tmp_path / name), generator)
+    assert outcome.identical
+    assert (outcome.difference, outcome.inputs_changed, outcome.environment_changed) == (None, (), ())
+    assert outcome.generation.image.tobytes() == with_loras.image.tobytes()
+    assert outcome.to_text() == "identical: the same picture, pixel for pixel"
+
+
+@pytest.mark.parametrize("place", ["luca.png", "accepted/luca.png"])
+def test_a_picture_with_a_control_comes_back_from_the_map_beside_it(generator, with_control, tmp_path, place):
+    path = save(with_control, tmp_path / place)
+    if place.startswith("accepted"):  # as a batch has it: once for all, a folder higher
+        control_map_path(path, 0, "canny").rename(tmp_path / "control-0-canny.png")
+    outcome = replay(path, generator)
+    assert outcome.identical
+    assert (outcome.inputs_changed, outcome.environment_changed) == ((), ())
+
+
+def test_what_the_map_was_made_of_does_as_well(generator, with_control, tmp_path):
+    path = save_picture(with_control.image, tmp_path / "luca.png", with_control.record)
+    shutil.copy(LUCA, tmp_path / "renamed.png")
+    for given in (tmp_path / "renamed.png", tmp_path):
+        outcome = replay(path, generator, controls=[given])
+        assert outcome.identical
+        assert outcome.inputs_changed == ()
+
+
+def test_a_missing_map_is_asked_for_and_no_path_of_the_record_is_opened(generator, with_control, tmp_path):
+    assert with_control.record.controls[0].image == LUCA  # where it still lies
+    path = save_picture(with_control.image, tmp_path / "luca.png", with_control.record)
+    with pytest.raises(ImageFileError, match=r"luca\.png: the map of its canny control .* isn't beside it.*--control"):
+        replay(path, generator)
+    (tmp_path / "luca.control-0-canny.png").write_text("no picture")
+    other = save_png(with_control.image, tmp_path / "other.png")
+    with pytest.raises(ImageFileError, match="isn't beside it"):
+        replay(path, generator, controls=[other])
+    with pytest.raises(ImageFileError, match=r"none\.png: doesn't exist"):
+        replay(path, generator, controls=[tmp_path / "none.png"])
+
+
+def test_a_control_of_no_known_kind_is_no_part_of_a_path(generator, with_control, tmp_path):
+    control = replace(with_control.record.controls[0], type="../../canny")
+    path = save_picture(with_control.image, tmp_path / "a.png", replace(with_control.record, controls=(control,)))
+    with pytest.raises(UnknownNameError, match="control type"):
+        replay(path, generator)
+
+
+def test_every_planted_change_is_named(generator, with_loras, tmp_path):
+    record = with_loras.record
+    first, second = record.loras
+    planted = replace(
+        record,
+        model_sha256=dict(record.model_sha256) | {next(iter(record.model_sha256)): "0" * 64},
+        loras=(first, replace(second, sha256="1" * 64)),
+        prompt=record.prompt + ", a word",
+        scheduler_settings=dict(record.scheduler_settings) | {"use_karras_sigmas": True},
+        versions=dict(record.versions) | {"torch": "2.0.0"},
+        environment=replace(record.environment, threads=64, cuda="13.0"),
+        device="cuda (NVIDIA H100)",
+    )
+    outcome = replay(save_picture(with_loras.image, tmp_path / "a.png", planted), generator)
+    assert outcome.identical  # what was planted is in the record alone
+    assert {change.name for change in outcome.inputs_changed} == {
+        f"model_sha256.{next(iter(record.model_sha256))}",
+        f"loras.{second.name}.sha256",
+        "prompt",
+        "scheduler_settings.use_karras_sigmas",
+    }
+    assert {change.name for change in outcome.environment_changed} == {
+        "device", "versions.torch", "environment.threads", "environment.cuda",
+    }  # fmt: skip
+    threads = next(change for change in outcome.environment_changed if change.name == "environment.threads")
+    assert (threads.recorded, threads.now) == ("64", str(record.environment.threads))
+    assert f"  {threads}" in outcome.to_text().splitlines()
+
+
+def test_what_a_stranger_wrote_is_shown_without_its_control_characters(generator, with_loras, with_control, tmp_path):
+    escape = "\x1b]0;title\x07"
+    strange = replace(with_loras.record, base_model=escape, versions={escape: "1"})
+    text = replay(save_picture(with_loras.image, tmp_path / "a.png", strange), generator).to_text()
+    assert "base_model" in text
+    assert "\x1b" not in text
+    control = replace(with_control.record.controls[0], image=Path(escape), map_sha256=escape, image_sha256=escape)
+    path = save_picture(with_control.image, tmp_path / "b.png", replace(with_control.record, controls=(control,)))
+    with pytest.raises(ImageFileError) as refusal:
+        replay(path, generator)
+    assert "\x1b" not in str(refusal.value)
+
+
+def test_a_changed_configuration_draws_another_picture_and_is_named(configs, with_loras, tmp_path):
+    schedulers = dict(configs.sdxl.schedulers)
+    name = with_loras.record.scheduler
+    schedulers[name] = schedulers[name].model_copy(update={"kwargs": {"use_karras_sigmas": True}})
+    changed = replace(configs, sdxl=configs.sdxl.model_copy(update={"schedulers": schedulers}))
+    path = save(with_loras, tmp_path / "a.png")
+    outcome = replay(path, configs=changed, device="cpu")
+    assert not outcome.identical
+    expected = Change(name="scheduler_settings.use_karras_sigmas", recorded="nothing", now="True")
+    assert outcome.inputs_changed == (expected,)
+    assert outcome.difference.of == 128 * 128
+    assert outcome.difference.pixels > 0
+    assert "different: " in outcome.to_text()
+
+
+def test_a_picture_that_was_painted_on_differs_where_it_was(generator, with_loras, tmp_path):
+    painted = with_loras.image.copy()
+    painted.paste((255, 0, 0), (0, 0, 2, 3))
+    path = save_picture(with_loras.image, tmp_path / "a.png", with_loras.record)
+    with Image.open(path) as opened:
+        texts = opened.text
+    info = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    painted.save(path, pnginfo=info)
+    outcome = replay(path, generator)
+    assert not outcome.identical
+    assert outcome.difference.pixels == 6
+    assert [change.name for change in outcome.inputs_changed] == ["pixels of the file"]
+    painted.resize((64, 64)).save(path, pnginfo=info)
+    assert "another size" in replay(path, generator).to_text()
+
+
+def test_an_old_record_says_less_and_less_is_compared(generator, with_loras, tmp_path):
+    old = replace(with_loras.record, environment=None, scheduler_settings={}, sampler="")
+    assert compare_records(old, with_loras.record) == ((), ())
+    assert replay(save_picture(with_loras.image, tmp_path / "a.png", old), generator).identical
+
+
+def test_a_picture_of_another_profile_or_of_none_is_refused(generator, with_loras, tmp_path):
+    other = save_picture(with_loras.image, tmp_path / "a.png", replace(with_loras.record, profile="sdxl"))
+    with pytest.raises(InvalidValueError, match="of the picture's profile, sdxl"):
+        replay(other, generator)
+    with pytest.raises(ImageFileError, match="no imagelab record"):
+        replay(LUCA, generator)
+
+
+def test_the_public_name_is_the_function_whatever_was_imported_before():
+    assert imagelab.replay is replay
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["imagelab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_says_in_its_exit_code_what_came_of_it(call, with_loras, tmp_path):
+    path = save(with_loras, tmp_path / "a.png")
+    code, out, _ = call("replay", path, "--output", tmp_path / "again.png")
+    assert (code, out.splitlines()[0]) == (0, "identical: the same picture, pixel for pixel")
+    assert open_image(tmp_path / "again.png").tobytes() == with_loras.image.tobytes()
+    assert read_picture_chunk(tmp_path / "again.png").record.loras == with_loras.record.loras
+
+    other = save_picture(with_loras.image, path, replace(with_loras.record, seed=4))
+    code, out, _ = call("replay", other)
+    assert code == 1
+    assert out.startswith("different: ")
+    assert "nothing that the record names has changed" in out
+
+    code, out, err = call("replay", LUCA)
+    assert (code, out) == (2, "")
+    assert "carries no imagelab record" in err
+    assert call("replay", path, "-o", tmp_path / "a.gif")[0] == 2
+
+
+def test_a_generator_of_its_own_is_closed_again(with_loras, tmp_path):
+    path = save(with_loras, tmp_path / "a.png")
+    assert replay(path).identical  # a ResourceWarning would be an error

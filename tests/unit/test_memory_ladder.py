@@ -1,0 +1,107 @@
+"""Out of memory: the same picture in a slower way, recorded, or one clear error; never a silent change."""
+
+import dataclasses
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from imagelab import CharacterGenerator, GenerationError, GenerationRequest
+from imagelab.errors import DegradedWarning, OutOfMemoryError
+from imagelab.lora.layers import LoraLayer
+from imagelab.memory_ladder import next_rung
+
+REQUEST = GenerationRequest(character="luca", scene_description="on the beach", quality_preset="draft", steps=3, seed=7)
+
+
+@contextmanager
+def degraded(words):
+    """Expect a DegradedWarning; unlike pytest.warns, leave those of other libraries to the usual filters."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.filterwarnings("always", category=DegradedWarning)
+        yield
+    assert any(words in str(each.message) for each in seen if each.category is DegradedWarning)
+
+
+@pytest.fixture
+def fresh(configs):
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        yield generator
+
+
+def too_small_for(limit):
+    """A module's memory that holds inputs of `limit` numbers and no more."""
+
+    def hook(_, inputs):
+        if inputs[0].numel() > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return hook
+
+
+def test_a_batch_that_does_not_fit_is_drawn_in_parts_and_says_so(fresh, generator):
+    unet = fresh.pipeline.unet
+    one_pair = 2 * 4 * 16 * 16  # latents of a picture, with and without the prompt
+    with unet.register_forward_pre_hook(too_small_for(2 * one_pair)), degraded("at once"):
+        drawn = fresh.generate_together(REQUEST, range(5))
+    assert [generation.record.seed for generation in drawn] == list(range(5))
+    assert [generation.record.batch_size for generation in drawn] == [2, 2, 1, 2, 2]
+    for generation in drawn:
+        assert any("at once" in what for what in generation.record.degraded)
+        alone = generator.generate(dataclasses.replace(REQUEST, seed=generation.record.seed))
+        difference = np.abs(np.asarray(alone.image, np.int16) - np.asarray(generation.image, np.int16))
+        assert difference.max() <= 1
+    assert fresh.generate(REQUEST).record.degraded == ()  # of one picture nothing had to be given up
+
+
+def test_a_decoder_that_does_not_fit_decodes_in_tiles_from_then_on_and_says_so(fresh):
+    tile = 8 * 8 * 4
+    with fresh.pipeline.vae.decoder.register_forward_pre_hook(too_small_for(tile)):
+        with degraded("tiles"):
+            first = fresh.generate(REQUEST)
+        second = fresh.generate(REQUEST)
+    assert first.record.degraded == second.record.degraded == ("out of GPU memory: the VAE decodes in tiles",)
+    assert first.record.vae_tile_px == fresh.profile.memory.vae_tile_px
+    assert first.image.tobytes() == second.image.tobytes()
+
+
+def test_at_the_end_of_the_ladder_there_is_one_error_and_the_generator_goes_on(fresh, generator):
+    hook = fresh.pipeline.unet.register_forward_pre_hook(too_small_for(0))
+    with degraded("tiles"), pytest.raises(OutOfMemoryError, match="smaller picture"):
+        fresh.generate(REQUEST)
+    hook.remove()
+    assert fresh.generate(REQUEST).record.seed == generator.generate(REQUEST).record.seed
+    assert issubclass(OutOfMemoryError, GenerationError)
+
+
+def test_memory_that_runs_out_while_loras_are_put_in_leaves_the_weights_as_they_were(fresh, monkeypatch):
+    plain = dataclasses.replace(REQUEST, use_character_loras=False)
+    fresh.generate(plain)
+    pristine = {name: value.clone() for name, value in fresh.pipeline.unet.state_dict().items()}
+    calls = iter(range(1_000_000))
+    delta = LoraLayer.delta
+
+    def run_out_once(self, *given):
+        if next(calls) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return delta(self, *given)
+
+    monkeypatch.setattr(LoraLayer, "delta", run_out_once)
+    with degraded("tiles"):
+        drawn = fresh.generate(REQUEST)  # the second attempt finds the memory
+    assert [lora.name for lora in drawn.record.loras] == ["luca"]
+    assert any("tiles" in what for what in drawn.record.degraded)
+    fresh.generate(plain)
+    assert all(torch.equal(value, pristine[name]) for name, value in fresh.pipeline.unet.state_dict().items())
+
+
+def test_the_ladder_goes_from_tiles_to_offloading_and_ends(configs):
+    memory, device = configs.profile("puppet").memory, torch.device("cuda")
+    names = []
+    while rung := next_rung(memory, device):
+        memory, what = rung
+        names.append(what)
+    assert names == ["the VAE decodes in tiles", "model_offload", "sequential_offload"]
+    assert next_rung(memory, torch.device("cpu")) is None

@@ -1,0 +1,476 @@
+"""A run's folder: killed, resumed, raced for, tampered with. The numbers are those of the project's fault matrix."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from forks import fork, wait_for
+from handmade_runs import check, content, handmade_plan, paint, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.runs import RunFolder, read_batch, read_ledger
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
+STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory where there is one: these tests sync thousands of times."""
+    memory = Path("/dev/shm")  # noqa: S108  below it a folder of our own
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What a run leaves that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    check(folder, run(folder, handmade_plan()))
+    return content(folder)
+
+
+def at_call(number, do, monkeypatch):
+    """Let `do` happen in place of the n-th storage call; return a list whose length is how many there were."""
+    calls = []
+
+    def wrapped(name, original):
+        def call(*given, **options):
+            calls.append(name)
+            if len(calls) == number:
+                do()
+            return original(*given, **options)
+
+        return call
+
+    for name in STORAGE_CALLS:
+        monkeypatch.setattr(os, name, wrapped(name, getattr(os, name)))
+    return calls
+
+
+def count_calls(folder, plan):
+    with pytest.MonkeyPatch.context() as patch:
+        calls = at_call(0, None, patch)
+        run(folder, plan)
+        return len(calls)
+
+
+def test_a_crash_at_any_storage_call_loses_nothing(tmp_path, uninterrupted, record_property):
+    """A2, A4, A5: the process ends in place of the n-th call, for every n; then the same run goes on."""
+    points = count_calls(tmp_path / "counted", handmade_plan())
+
+    def crash(number, folder):
+        with pytest.MonkeyPatch.context() as patch:
+            at_call(number, lambda: os._exit(9), patch)
+            run(folder, handmade_plan())
+
+    for number in range(1, points + 1):
+        folder = tmp_path / str(number)
+        assert wait_for(fork(lambda number=number, folder=folder: crash(number, folder))) == 9
+        check(folder, run(folder, handmade_plan()))
+        assert content(folder) == uninterrupted
+        assert not list(folder.rglob("*.tmp"))
+        shutil.rmtree(folder)
+    record_property("counted", f"0 of {points} crash points lost, doubled, broke or changed a picture")
+
+
+def test_a_crash_while_going_on_after_a_crash_loses_nothing(tmp_path, uninterrupted, record_property):
+    """A6: two crashes, the second while the run goes on."""
+    rng = np.random.default_rng(0)
+    points = count_calls(tmp_path / "counted", handmade_plan())
+    pairs = [tuple(rng.integers(1, points, 2)) for _ in range(40)]
+
+    def crash(number, folder):
+        with pytest.MonkeyPatch.context() as patch:
+            at_call(number, lambda: os._exit(9), patch)
+            run(folder, handmade_plan())
+
+    for index, pair in enumerate(pairs):
+        folder = tmp_path / str(index)
+        for number in pair:
+            wait_for(fork(lambda number=number, folder=folder: crash(number, folder)))
+        check(folder, run(folder, handmade_plan()))
+        assert content(folder) == uninterrupted
+    record_property("counted", f"0 of {len(pairs)} pairs of crashes lost, doubled, broke or changed a picture")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_refusal_at_any_storage_call_is_our_error_and_loses_nothing(tmp_path, uninterrupted, record_property, number):
+    """B1, B2, B4: the system refuses the n-th call, for every n; the error is ours, and the same run goes on."""
+    points = count_calls(tmp_path / "counted", handmade_plan())
+
+    def refuse():
+        raise OSError(number, os.strerror(number))
+
+    for point in range(1, points + 1):
+        folder = tmp_path / str(point)
+        with pytest.MonkeyPatch.context() as patch:
+            at_call(point, refuse, patch)
+            try:
+                run(folder, handmade_plan())
+            except (RunFolderError, InvalidValueError) as error:
+                assert os.strerror(number) in str(error)  # noqa: PT017  some calls may fail without harm
+        check(folder, run(folder, handmade_plan()))
+        assert content(folder) == uninterrupted
+    record_property("counted", f"0 of {points} refusals ({errno.errorcode[number]}) lost or changed a picture")
+
+
+def test_an_interrupt_at_any_storage_call_loses_nothing(tmp_path, uninterrupted, record_property):
+    """A8: Ctrl-C in place of the n-th call, for every n, while a picture or a line is written included."""
+    points = count_calls(tmp_path / "counted", handmade_plan())
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for point in range(1, points + 1):
+        folder = tmp_path / str(point)
+        with pytest.MonkeyPatch.context() as patch:
+            at_call(point, interrupt, patch)
+            with pytest.raises(KeyboardInterrupt):
+                run(folder, handmade_plan())
+        check(folder, run(folder, handmade_plan()))
+        assert content(folder) == uninterrupted
+    record_property("counted", f"0 of {points} interrupts lost or changed a picture")
+
+
+def test_a_power_cut_that_takes_whatever_was_not_synced_loses_nothing(tmp_path, uninterrupted, record_property):
+    """A9: after each sync, the disk as it is at worst: file contents and names as of their last sync."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    contents, names, disks = {}, {}, []
+    sync = os.fsync
+
+    def synced(descriptor):
+        sync(descriptor)
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        inode = os.fstat(descriptor).st_ino
+        if place.is_dir():
+            names[inode] = {path.name: (path.stat().st_ino, path.is_dir()) for path in place.iterdir()}
+        else:
+            contents[inode] = place.read_bytes()
+        disks.append((dict(contents), dict(names)))
+
+    def restore(inode, target, disk):
+        target.mkdir()
+        for name, (child, is_folder) in disk[1].get(inode, {}).items():
+            if is_folder:
+                restore(child, target / name, disk)
+            else:
+                (target / name).write_bytes(disk[0].get(child, b""))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        run(root / "run", handmade_plan())
+    told = 0
+    for number, disk in enumerate(disks):
+        after = tmp_path / str(number)
+        restore(root.stat().st_ino, after, disk)
+        there = read_batch(after / "run").items if (after / "run" / "plan.json").exists() else ()
+        assert len(there) >= told, "what the ledger told of is still there"
+        told = len(there)
+        check(after / "run", run(after / "run", handmade_plan()))
+        assert content(after / "run") == uninterrupted
+    assert told == 5
+    record_property("counted", f"0 of {len(disks)} power cuts lost a picture that was told of")
+
+
+@given(stops=st.lists(st.integers(0, 3), max_size=6), order=st.permutations(range(5)))
+@settings(max_examples=25, deadline=None)
+def test_any_stops_and_any_order_end_as_an_uninterrupted_run(tmp_path_factory, uninterrupted, stops, order):
+    """J4 and F10: some jobs are done, the run stops, and so on; the last ones come in any order."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    for at_most in stops:
+        result = run(folder, handmade_plan(), at_most=at_most)
+        assert sum(result.counts.values()) == result.requested == 5
+    with RunFolder(folder, handmade_plan()) as opened:
+        pending = {job.index: job for job in opened.pending_jobs()}
+        for index in order:
+            if index in pending:
+                opened.commit(pending[index], *paint(pending[index]), 0.1)
+    assert content(folder) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"scene": "at home"}, "prompt was 'luca on the beach', is 'luca at home'"),
+        ({"count": 6}, "num_images was 5, is 6"),
+        ({"until": 3}, "until_accepted was None, is 3"),
+        ({"loras": {"luca": {"weight": 0.5}}}, r"loras\.luca\.weight was None, is 0\.5"),
+    ],
+)
+def test_changed_parameters_are_refused_with_what_has_changed(tmp_path, uninterrupted, now, said):
+    """A10."""
+    run(tmp_path / "run", handmade_plan(), at_most=2)
+    with pytest.raises(InvalidValueError, match=said):
+        run(tmp_path / "run", handmade_plan(**now))
+    run(tmp_path / "run", handmade_plan())
+    assert content(tmp_path / "run") == uninterrupted
+
+
+def test_another_environment_is_refused_with_what_is_another_there(tmp_path):
+    """A12: other versions or another number of threads may give other bits."""
+    run(tmp_path / "run", handmade_plan(), at_most=2)
+    elsewhere = handmade_plan()
+    elsewhere.environment.update(threads=8, versions={"torch": "2.15"})
+    with pytest.raises(InvalidValueError, match=r"threads was 1, is 8; environment\.versions\.torch was '2\.13', is"):
+        run(tmp_path / "run", elsewhere)
+
+
+@pytest.mark.parametrize("harm", ["removed", "truncated", "flipped", "linked", "replaced by a folder"])
+def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_path, uninterrupted, harm):
+    """A11, B7."""
+    folder = tmp_path / "run"
+    result = run(folder, handmade_plan())
+    path = folder / result.items[0].path
+    others = {
+        other: (other.stat().st_mtime_ns, other.read_bytes()) for other in folder.glob("*/*.png") if other != path
+    }
+    data = path.read_bytes()
+    path.unlink()
+    if harm == "truncated":
+        path.write_bytes(data[:100])
+    elif harm == "flipped":
+        path.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    elif harm == "linked":
+        (tmp_path / "canary").write_text("precious")
+        path.symlink_to(tmp_path / "canary")
+    elif harm == "replaced by a folder":
+        path.mkdir()
+    assert run(folder, handmade_plan(), at_most=0).pending == 1
+    run(folder, handmade_plan())
+    kept = list((folder / "set_aside").iterdir()) if harm != "removed" else []
+    assert len(kept) == (harm != "removed")
+    for one in kept:
+        one.rmdir() if one.is_dir() and not one.is_symlink() else one.unlink()
+    assert content(folder) == uninterrupted
+    assert {other: (other.stat().st_mtime_ns, other.read_bytes()) for other in others} == others, "finished work stays"
+    if harm == "linked":
+        assert (tmp_path / "canary").read_text() == "precious"
+
+
+def test_a_folder_that_was_copied_goes_on_as_it_is(tmp_path, uninterrupted):
+    """A copy's pictures have other times of change; they are read, and found to be the same."""
+    run(tmp_path / "run", handmade_plan())
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=shutil.copyfile)
+    assert run(tmp_path / "copy", handmade_plan(), draw=None).pending == 0
+    assert content(tmp_path / "copy") == uninterrupted
+
+
+def test_failed_pictures_stay_failed_until_they_are_asked_for_again(tmp_path, uninterrupted):
+    assert run(tmp_path / "run", handmade_plan()).counts["failed"] == 1
+    drawn = []
+
+    def draw(job):
+        drawn.append(job.seed)
+        return paint(job)
+
+    run(tmp_path / "run", handmade_plan(), draw=draw)
+    assert drawn == []
+    run(tmp_path / "run", handmade_plan(), draw=draw, retry_failed=True)
+    assert len(drawn) == 1
+    assert content(tmp_path / "run") == uninterrupted
+
+
+@given(until=st.integers(1, 8), count=st.integers(8, 30), stop=st.integers(0, 30))
+@settings(max_examples=25, deadline=None)
+def test_every_picture_is_accounted_for_wherever_a_run_stops(tmp_path_factory, until, count, stop):
+    """I3: requested = accepted + rejected + unscorable + failed + pending, until enough are accepted or all drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    plan = handmade_plan(count=count, until=until)
+    for result in (run(folder, plan, at_most=stop), run(folder, plan)):
+        assert sum(result.counts.values()) == result.requested <= count
+        assert min(result.counts.values()) >= 0
+        assert result.total_accepted <= until
+        assert set(result.accepted_scores) <= set(result.consistency_scores)
+    assert result.pending == 0
+    assert result.total_accepted == until or result.requested == count
+    if result.total_accepted == until:
+        assert result.items[-1].status == "accepted", "it stops with the picture that was enough"
+
+
+def test_a_full_disk_is_our_error_and_the_run_goes_on_when_there_is_space(tmp_path, uninterrupted):
+    """B1: a file system of 64 KiB, the pictures of which fill it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=64k tmpfs {small} 2>/dev/null"):  # noqa: S605  a path of ours
+        pytest.skip("mounting needs root")
+    try:
+        (small / "ballast").write_bytes(b"0" * 32_768)
+        with pytest.raises((RunFolderError, InvalidValueError), match="No space left"):
+            run(small / "run", handmade_plan())
+        (small / "ballast").unlink()
+        run(small / "run", handmade_plan())
+        assert content(small / "run") == uninterrupted
+    finally:
+        os.system(f"umount {small}")  # noqa: S605
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "a pipe", "/dev/full", "/proc/nowhere"])
+def test_what_is_no_folder_is_refused(tmp_path, place):
+    """B5, B7."""
+    (tmp_path / "file").write_text("precious")
+    os.mkfifo(tmp_path / "pipe")
+    places = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "run", "a pipe": tmp_path / "pipe"}
+    with pytest.raises(InvalidValueError, match="output_dir"):
+        run(places.get(place, Path(place)), handmade_plan())
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["accepted", "rejected"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
+    """B7: what is written stays inside."""
+    run(tmp_path / "run", handmade_plan(), at_most=0)
+    (tmp_path / "elsewhere").mkdir()
+    run(tmp_path / "run", handmade_plan(), at_most=1)
+    shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidValueError, match=f"{name}/ is no link"):
+        run(tmp_path / "run", handmade_plan())
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_link_to_a_folder_is_as_good_as_the_folder(tmp_path, uninterrupted):
+    """B7."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    run(tmp_path / "run", handmade_plan())
+    assert content(tmp_path / "disk") == uninterrupted
+
+
+@pytest.mark.parametrize("gone", ["removed", "renamed"])
+def test_a_folder_that_goes_while_it_is_drawn_into_is_our_error(tmp_path, uninterrupted, gone):
+    """B6."""
+    folder = tmp_path / "run"
+
+    def draw(job):
+        if job.index == 2:
+            shutil.rmtree(folder) if gone == "removed" else folder.rename(tmp_path / "moved")
+        return paint(job)
+
+    with pytest.raises(RunFolderError, match=r"moved or removed|No such file"):
+        run(folder, handmade_plan(), draw=draw)
+    if gone == "renamed":
+        shutil.rmtree(folder, ignore_errors=True)
+        run(tmp_path / "moved", handmade_plan())
+        assert content(tmp_path / "moved") == uninterrupted
+
+
+def test_a_restrictive_umask_and_unusual_names_do_no_harm(tmp_path, uninterrupted):
+    """B8, B9: umask 077; a name in 255 bytes of UTF-8, with a trailing dot."""
+    before = os.umask(0o077)
+    try:
+        for name in ("é" * 127, "cafe\u0301", "caf\u00e9", "trailing.", "Case", "case"):
+            run(tmp_path / name, handmade_plan())
+            assert content(tmp_path / name) == uninterrupted
+    finally:
+        os.umask(before)
+
+
+def test_a_clock_that_goes_backwards_does_no_harm(tmp_path, uninterrupted):
+    """B10: every file is older than it was."""
+    run(tmp_path / "run", handmade_plan(), at_most=3)
+    for path in (tmp_path / "run").rglob("*"):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    run(tmp_path / "run", handmade_plan())
+    assert content(tmp_path / "run") == uninterrupted
+
+
+def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path, uninterrupted):
+    """C1; and C2: after the first one is gone, whoever it was, the folder is free."""
+    folder = tmp_path / "run"
+
+    def refused():
+        with pytest.raises(InvalidValueError, match=rf"process {os.getppid()} on .* draws into it since"):
+            run(folder, handmade_plan())
+
+    with RunFolder(folder, handmade_plan()) as opened:
+        opened.commit(opened.pending_jobs()[0], *paint(opened.pending_jobs()[0]), 0.1)
+        assert wait_for(fork(refused)) == 0
+    (folder / ".holder.json").write_text(json.dumps({"pid": os.getpid(), "host": "here", "since": "long ago"}))
+    run(folder, handmade_plan())
+    assert content(folder) == uninterrupted
+
+
+def race(folder, gate, answers):
+    gate.wait()
+    try:
+        run(folder, handmade_plan(), draw=lambda job: (time.sleep(0.01), paint(job))[1])
+        answers.put("drawn")
+    except InvalidValueError as error:
+        answers.put("refused" if "a free folder" in str(error) else str(error))
+
+
+def test_of_processes_that_start_at_once_one_draws_and_the_others_are_refused(tmp_path, uninterrupted, record_property):
+    """C1, C3: eight processes at a time, on one new folder."""
+    context, rounds, processes = get_context("fork"), 10, 8
+    for number in range(rounds):
+        gate, answers = context.Barrier(processes), context.Queue()
+        racers = [context.Process(target=race, args=(tmp_path / str(number), gate, answers)) for _ in range(processes)]
+        for racer in racers:
+            racer.start()
+        said = sorted(answers.get(timeout=60) for _ in racers)
+        for racer in racers:
+            racer.join()
+        assert set(said) <= {"drawn", "refused"}
+        assert "drawn" in said
+        ledger = read_ledger(tmp_path / str(number) / "ledger.jsonl")
+        assert len({record["job"] for record in ledger}) == len(ledger) == 5
+        assert content(tmp_path / str(number)) == uninterrupted
+    record_property(
+        "counted", f"0 of {rounds} races of {processes} processes lost or doubled a job (n = {5 * rounds} jobs)"
+    )
+
+
+def test_a_run_is_read_whole_while_it_is_drawn(tmp_path):
+    """C4."""
+    plan, lengths = handmade_plan(count=20), []
+
+    def draw(job):
+        lengths.append(len(read_batch(tmp_path / "run").items))
+        return paint(job)
+
+    run(tmp_path / "run", plan, draw=draw)
+    assert lengths == list(range(20))
+
+
+def test_ledger_lines_of_another_run_are_an_error_that_names_the_line(tmp_path):
+    run(tmp_path / "one", handmade_plan(), at_most=1)
+    run(tmp_path / "two", handmade_plan(scene="at home"), at_most=1)
+    shutil.copy(tmp_path / "one" / "ledger.jsonl", tmp_path / "two" / "ledger.jsonl")
+    with pytest.raises(RunFolderError, match=r"ledger\.jsonl: line 1 tells of no job"):
+        run(tmp_path / "two", handmade_plan(scene="at home"))
+    (tmp_path / "two" / "plan.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"plan\.json: is damaged"):
+        read_batch(tmp_path / "two")
+
+
+def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypatch, record_property):
+    """T15."""
+    plan = handmade_plan(count=10_000)
+    with monkeypatch.context() as unsynced, RunFolder(tmp_path / "run", plan) as opened:
+        unsynced.setattr(os, "fsync", lambda _: None)  # making it isn't what is measured
+        painted = [paint(job)[0] for job in opened.pending_jobs()[:5]]
+        for job in opened.pending_jobs():
+            item = replace(painted[job.index % 5], index=job.index, seed=job.seed)
+            if item.path:
+                item = replace(item, path=item.path.with_name(job.file_name))
+                (tmp_path / "run" / item.path).write_bytes(b"a picture")
+            opened._append(job, item, 0.1)
+            opened.items[job.index] = item
+    clock = time.process_time()  # of this process alone: others share the machine
+    with RunFolder(tmp_path / "run", plan) as opened:
+        settled = time.process_time() - clock
+        assert len(opened.items) == 10_000
+    record_property("counted", f"a run of 10,000 pictures opens in {settled:.2f} s")
+    assert settled < 2

@@ -76,6 +76,7 @@ def left(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*.png")}, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ray", [None, "local"], ids=["processes", "ray"])
 def test_two_workers_one_of_which_is_killed_leave_what_one_process_leaves(generator, references, alone, tmp_path, ray):
     if ray is not None:

@@ -51,13 +51,13 @@ check: setup ## ruff (notebooks too), formatting, mypy, import floors
 notebooks: setup ## run the notebooks and store what their summaries print
 	@$(BIN)/python -m imagelab refresh
 
-schema: setup ## write the JSON schemas of the four YAML files
+schema: setup ## write the JSON schemas of the YAML files
 	@$(BIN)/python -m imagelab schema
 
 # insightface asks for opencv-python and for onnxruntime, each of which overwrites its sibling: they are left out here, by name.
 # The markers go, because the few lines that one Python version alone needs do no harm to the others.
 RESOLVE = $(BIN)/python -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --fork-strategy fewest \
-  --only-binary :all: --upgrade --extra notebook --extra dev --no-emit-package opencv-python
+  --only-binary :all: --upgrade --extra notebook --extra ray --extra dev --no-emit-package opencv-python
 NOTE = '\# Written by `make lock` from pyproject.toml. Install it with --no-deps: docs/decisions/0001 says why.'
 lock: setup ## resolve the newest versions into the two lock files
 	@{ echo $(NOTE); $(RESOLVE) --extra cpu pyproject.toml | sed 's/ *;.*//'; } > requirements.lock.new

@@ -1,8 +1,11 @@
 """Many pictures of one character, of which only those that show the character are kept."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from traceback import clear_frames, walk_tb
@@ -15,7 +18,7 @@ from tqdm.auto import tqdm
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
-from imagelab.config import Configs
+from imagelab.config import Configs, load_configs
 from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
@@ -27,11 +30,13 @@ from imagelab.results import BatchItem, BatchResult, ControlUse, Generation, Gen
 from imagelab.runs import FOLDERS, BatchRequest, Job, RunFolder, RunPlan, free_folder
 from imagelab.similarity import check_threshold
 from imagelab.vram import release_memory
+from imagelab.workers import Drawn, ProcessCrew, RayCrew, share
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
+MAX_WORKERS = 1024
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
 
 
@@ -60,6 +65,9 @@ class FaceJudge:
             "threshold": self.threshold.value,
             "calibration": self.threshold.label,
         }
+
+
+Judges = Mapping[str, FaceJudge]  # {character: its judge}; empty where no faces are compared
 
 
 class BatchImageGenerator:
@@ -183,16 +191,25 @@ class BatchImageGenerator:
         *,
         retry_failed: bool = False,
         progress: bool = True,
+        workers: int = 1,
+        ray: str | None = None,
     ) -> BatchResult:
-        """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made."""
+        """Draw a batch, or go on with it: `generate_batch` of a request that `batch_request` has made.
+
+        With more than one of `workers`, so many processes draw, each on a GPU of its own where there are any; with
+        `ray`, an address as `imagelab.workers.RayCrew` has it, so many actors of that cluster. The pictures and the
+        ledger are the same; a picture whose worker dies is given to another. Each worker plans for itself, and one
+        whose plan comes out another (another version, another GPU) is refused: InvalidValueError. A script that asks
+        for workers must do so under `if __name__ == "__main__":`, since they are spawned.
+        """
         character = self.generator.configs.character(str(request.picture.character)).name
         folder = free_folder(output_dir, character)
-        plan, judge = self._plan(request)
+        plan, judges = self._plan(request)
+        crew = self._crew(request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray)
         try:
             with RunFolder(folder, plan, retry_failed=retry_failed) as run:
-                if run.pending_jobs():
-                    self.generator.load()
-                self._draw(run, request, judge, progress=progress)
+                with self._drawing(run, request, judges, crew) as drawn:
+                    self._commit(run, drawn, progress=progress)
                 return run.result()
         except KeyboardInterrupt as stop:
             _forget(stop.__traceback__)
@@ -212,42 +229,136 @@ class BatchImageGenerator:
     def __exit__(self, *exc_info: object) -> None:
         self.cleanup()
 
-    def _plan(self, request: BatchRequest) -> tuple[RunPlan, FaceJudge | None]:
-        from imagelab.runs.recipe import drawing_environment, picture_recipe  # imports torch
+    def _plan(self, request: BatchRequest) -> tuple[RunPlan, Judges]:
+        from imagelab.runs.recipe import drawing_environment  # imports torch
 
         generator = self.generator
-        drawing = plan_generation(generator.configs, generator.profile, request.picture)
-        judge = self._judge(request)
-        maps = generator.control_maps(request.picture)
+        pictures = [variant.picture for variant in request.variants]
+        recipes = tuple(self._recipe(picture) for picture in pictures)
+        judges = self._judges(request)
+        thresholds = {judge.threshold.value for judge in judges.values()}
         plan = RunPlan(
-            request=replace(request, threshold=judge.threshold.value if judge else None),
-            recipe=picture_recipe(drawing, maps, generator.device),
-            judging=judge.to_plan() if judge else {},
+            request=replace(request, threshold=thresholds.pop() if len(thresholds) == 1 else None),
+            recipes=recipes,
+            judgings=tuple(judges[str(one.character)].to_plan() if judges else {} for one in pictures),
             environment=drawing_environment(generator.profile, generator.device),
-            references=judge.references.provenance.to_dict() if judge else None,
+            references=_provenance(judges),
         )
-        return plan, judge
+        return plan, judges
 
-    def _judge(self, request: BatchRequest) -> FaceJudge | None:
+    def _recipe(self, picture: GenerationRequest) -> dict[str, Any]:
+        from imagelab.runs.recipe import picture_recipe  # imports torch
+
+        generator = self.generator
+        drawing = plan_generation(generator.configs, generator.profile, picture)
+        return picture_recipe(drawing, generator.control_maps(picture), generator.device)
+
+    def _judges(self, request: BatchRequest) -> Judges:
         if not request.enable_consistency_check:
-            return None
-        name = str(request.picture.character)
-        return FaceJudge(
-            manager=self.references,
-            references=self.references.references(name),
-            threshold=self.references.threshold(name, request.threshold, batch=True),
+            return {}
+        names = dict.fromkeys(str(variant.picture.character) for variant in request.variants)
+        return {
+            name: FaceJudge(
+                manager=self.references,
+                references=self.references.references(name),
+                threshold=self.references.threshold(name, request.threshold, batch=True),
+            )
+            for name in names
+        }
+
+    def setup(self, device: str) -> "Callable[[], BatchImageGenerator]":
+        """Return what makes the same in another process, on a device; it can be pickled."""
+        return BatchSetup(
+            profile=self.generator.profile.name,
+            device=device,
+            configs=self.generator.configs.root,
+            store=self.references.store,
         )
 
-    def _draw(self, run: RunFolder, request: BatchRequest, judge: FaceJudge | None, *, progress: bool) -> None:
-        bar = tqdm(run.pending_jobs(), desc=str(request.picture.character), unit="picture", disable=not progress)
-        for job in bar:
-            if run.is_over:
-                break
-            clock = perf_counter()
-            item, generation = draw_job(self.generator.generate, request, job, judge)
-            run.commit(job, item, generation, perf_counter() - clock)
-            bar.set_postfix(accepted=run.result().total_accepted)
-        bar.close()
+    def _crew(
+        self, request: BatchRequest, plan: RunPlan, workers: int, ray: str | None
+    ) -> ProcessCrew | RayCrew | None:
+        if workers == 1 and ray is None:
+            return None
+        from imagelab.runs.recipe import worker_devices  # imports torch
+
+        if ray is not None:
+            on_gpu = str(plan.environment["device"]).startswith("cuda")
+            setup = self.setup(self.generator.device)
+            return RayCrew(_DrawerOf(setup, request, plan), workers, address=ray, num_gpus=float(on_gpu))
+        devices = worker_devices(self.generator.device, workers)
+        return ProcessCrew([_DrawerOf(self.setup(device), request, plan) for device in devices])
+
+    @contextmanager
+    def _drawing(
+        self, run: RunFolder, request: BatchRequest, judges: Judges, crew: ProcessCrew | RayCrew | None
+    ) -> Iterator[Iterable[Drawn]]:
+        """Give what becomes of the pending jobs, one after the other; nothing is loaded where there are none."""
+        jobs = run.pending_jobs()
+        if not jobs:
+            yield ()
+        elif crew is None:
+            self.generator.load()
+            yield (self._drawn(request, judges, job) for job in jobs)
+        else:
+            with crew:
+                yield share(crew, jobs)
+
+    def _drawn(self, request: BatchRequest, judges: Judges, job: Job) -> Drawn:
+        clock = perf_counter()
+        judge = judges.get(str(request.picture_of(job).character))
+        item, generation = draw_job(self.generator.generate, request, job, judge)
+        return Drawn(job=job, item=item, generation=generation, seconds=perf_counter() - clock)
+
+    def _commit(self, run: RunFolder, drawn: Iterable[Drawn], *, progress: bool) -> None:
+        character = str(run.plan.request.picture.character)
+        bar = tqdm(total=len(run.pending_jobs()), desc=character, unit="picture", disable=not progress)
+        with bar:
+            for one in drawn:
+                run.commit(one.job, one.item, one.generation, one.seconds)
+                bar.update()
+                bar.set_postfix(accepted=run.result().total_accepted)
+                if run.is_over:
+                    break
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSetup:
+    """What it takes to make the same BatchImageGenerator in another process."""
+
+    profile: str
+    device: str
+    configs: Path  # the folder of the YAML files
+    store: Path  # of references and calibrations
+
+    def __call__(self) -> BatchImageGenerator:
+        """Make it; nothing is loaded yet."""
+        configs = load_configs(self.configs)
+        generator = CharacterGenerator(profile=self.profile, device=self.device, configs=configs)
+        device = "cpu" if generator.device == "cpu" else "auto"
+        references = CharacterReferenceManager(profile=self.profile, configs=configs, store=self.store, device=device)
+        return BatchImageGenerator(generator, references)
+
+
+@dataclass(frozen=True)
+class _DrawerOf:
+    """A worker's part of a run: loads what draws it, once it is there."""
+
+    setup: Callable[[], BatchImageGenerator]
+    request: BatchRequest
+    plan: RunPlan
+
+    def __call__(self) -> Callable[[Job], Drawn]:
+        """Plan for itself, compare, load, and return what draws a job."""
+        from imagelab.runs.recipe import use_threads  # imports torch
+
+        use_threads(self.plan.environment)
+        batches = self.setup()
+        plan, judges = batches._plan(self.request)  # noqa: SLF001  it is the same class, elsewhere
+        if changes := self.plan.changes(plan):
+            raise InvalidValueError("worker", platform.node(), f"as the process that planned ({'; '.join(changes)})")
+        batches.generator.load()
+        return partial(batches._drawn, self.request, judges)  # noqa: SLF001  as above
 
 
 def batch_request(
@@ -284,6 +395,11 @@ def batch_request(
     )
 
 
+def _provenance(judges: Judges) -> dict[str, Any] | None:
+    made = {name: judge.references.provenance.to_dict() for name, judge in judges.items()}
+    return made if len(made) > 1 else next(iter(made.values()), None)
+
+
 def draw_job(
     draw: Callable[[GenerationRequest], Generation],
     request: BatchRequest,
@@ -297,7 +413,7 @@ def draw_job(
     """
     item = BatchItem(index=job.index, seed=job.seed, status="failed")
     try:
-        generation = draw(request.picture_from(job.seed))
+        generation = draw(request.picture_of(job))
     except GenerationError as error:
         return replace(item, reason=str(error)), None
     if is_blank(generation.image):

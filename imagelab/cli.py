@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|batch|doctor|check|replay|bench|lora|control|random-sdxl|refresh|schema`.
+"""The command line: `python -m imagelab run|batch|sweep|doctor|check|replay|bench|lora|control|…`, see --help.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from imagelab.errors import ImageLabError, InvalidValueError, NotebookError
+from imagelab.errors import ImageLabError, InvalidValueError, NotebookError, RunFolderError
 
 if TYPE_CHECKING:
     from imagelab.notebooks import Run, RunPlan
+    from imagelab.results import BatchResult
 
 BAD_INPUT = 2  # as for a mistyped option
 FAILED = 1
@@ -129,6 +130,11 @@ def batch(
         int | None, typer.Option(help="With --until-accepted: at most so many, by default 4×.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
     profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
@@ -140,9 +146,8 @@ def batch(
     from imagelab.batch import BatchImageGenerator, batch_request
     from imagelab.composition import lora_uses
     from imagelab.controls import control_uses
-    from imagelab.errors import RunFolderError
     from imagelab.results import GenerationRequest
-    from imagelab.runs import batch_text, plan_text
+    from imagelab.runs import plan_text
 
     picture = GenerationRequest(
         character=character,
@@ -173,18 +178,52 @@ def batch(
         if dry_run:
             typer.echo(plan_text(batches.plan(request)))
             return
-        try:
-            with _stopping_on_sigterm():
-                result = batches.run(request, output_dir, retry_failed=retry_failed)
-        except KeyboardInterrupt:
-            typer.echo("stopped; the same command, with the same --output-dir, goes on", err=True)
-            raise typer.Exit(INCOMPLETE) from None
-        except RunFolderError as error:
-            _fail(error, INCOMPLETE)
-    typer.echo(batch_text(result))
-    typer.echo(f"wrote {result.output_dir}")
-    if result.pending or result.counts["failed"]:
-        raise typer.Exit(INCOMPLETE)
+        with _resumable():
+            result = batches.run(request, output_dir, retry_failed=retry_failed, workers=workers, ray=ray)
+    _say_batch(result)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="YAML file of a sweep, as in configs/sweeps.")],
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder to draw into, or to go on in; by default reports/runs/sweep-<name of the file>."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many pictures there will be and what they cost, and keep none.")
+    ] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Draw pictures along axes: LoRA weights, schedulers, seeds …; the same command goes on with a stopped one.
+
+    Exit code 0: all pictures are drawn; 2: bad input; 3: some have failed or are still to be drawn.
+    """
+    from imagelab.batch import BatchImageGenerator
+    from imagelab.config import load_configs, project_root
+    from imagelab.config.sweeps import load_sweep
+    from imagelab.runs import plan_text
+    from imagelab.sweeps import SHEET_FILE, TABLE_FILE, estimate_cost, run_sweep, sweep_request
+
+    configs = load_configs()
+    request = sweep_request(load_sweep(file, configs, profile))
+    folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
+    with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
+        if dry_run:
+            plan = batches.plan(request)
+            typer.echo(plan_text(plan))
+            typer.echo(estimate_cost(batches, plan, folder).to_text())
+            return
+        with _resumable():
+            result = run_sweep(batches, request, folder, retry_failed=retry_failed, workers=workers, ray=ray)
+    _say_batch(result, SHEET_FILE, TABLE_FILE)
 
 
 @app.command()
@@ -358,7 +397,7 @@ def refresh(notebooks: Annotated[list[str] | None, typer.Argument(help="By defau
 
 @app.command()
 def schema() -> None:
-    """Write the JSON schemas of the four YAML files, and that of the chunk in pictures."""
+    """Write the JSON schemas of the YAML files, and that of the chunk in pictures."""
     from imagelab.config.schema import write_schemas
     from imagelab.metadata.schema import write_chunk_schema
 
@@ -386,6 +425,29 @@ def _number(option: str, text: str, number: str) -> float:
         return float(number)
     except ValueError as error:
         raise InvalidValueError(option, text, "with a number at the end") from error
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Turn what stops a run that can go on into the exit code that says so."""
+    try:
+        with _stopping_on_sigterm():
+            yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command, with the same --output-dir, goes on", err=True)
+        raise typer.Exit(INCOMPLETE) from None
+    except RunFolderError as error:
+        _fail(error, INCOMPLETE)
+
+
+def _say_batch(result: "BatchResult", *files: str) -> None:
+    """Say what became of a run and where it is; exit with INCOMPLETE where pictures are missing."""
+    from imagelab.runs import batch_text
+
+    typer.echo(batch_text(result))
+    typer.echo(f"wrote {result.output_dir}" + "".join(f", {name}" for name in files))
+    if result.pending or result.counts["failed"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 @contextmanager

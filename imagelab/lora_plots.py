@@ -22,8 +22,8 @@ def weight_response(
 ) -> Figure:
     """Draw a LoRA sweep's change of the picture and similarity of the face against the weight, a panel each.
 
-    `sweep` has the columns loras, weight, change, status and similarity. Lines are means over the seeds, small marks
-    the pictures. Pictures whose face can't be compared are crosses at the bottom: they are in no mean.
+    `sweep` has the columns loras, weight, change, face (its status) and similarity. Lines are means over the seeds,
+    small marks the pictures. Pictures whose face can't be compared are crosses at the bottom: they are in no mean.
     """
     if sweep.empty:
         return say("no pictures", title)
@@ -73,8 +73,8 @@ def _label_threshold(axis: Axes, threshold: float) -> None:
 
 def _mark_unscored(axis: Axes, sweep: "pd.DataFrame") -> None:
     axis.set_ylim(min(0.0, sweep["similarity"].min(skipna=True)) if sweep["similarity"].notna().any() else 0.0, 1.0)
-    unscored = sweep[sweep["status"].notna() & (sweep["status"] != "ok")]
-    for (weight, status), rows in _groups(unscored, ["weight", "status"]):
+    unscored = sweep[sweep["face"].notna() & (sweep["face"] != "ok")]
+    for (weight, status), rows in _groups(unscored, ["weight", "face"]):
         across = axis.get_xaxis_transform()  # x in weights, y as a fraction of the panel
         axis.plot([weight], [_NO_SCORE_LEVEL], "x", color=INK, markersize=7, transform=across, clip_on=False)
         axis.annotate(

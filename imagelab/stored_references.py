@@ -97,6 +97,11 @@ class StoredReferences:
         self._read: dict[Path, tuple[tuple[int, ...], CharacterReferences]] = {}  # stores, with the stamp they had
 
     @property
+    def store(self) -> Path:
+        """Return the folder of the stored references and calibrations, which needn't be there."""
+        return self._store
+
+    @property
     def encoder(self) -> FaceEncoderId:
         """Return what its embeddings are marked with; loads the models."""
         return self._reader.encoder

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+from imagelab.config.base import Config
 from imagelab.config.load import SCHEMAS
 from imagelab.config.paths import configs_root
+from imagelab.config.sweeps import SweepConfig
 
 
 def render_schemas() -> dict[str, str]:
@@ -16,8 +18,12 @@ def render_schemas() -> dict[str, str]:
             ensure_ascii=False,
         )
         + "\n"
-        for file, schema in SCHEMAS.items()
+        for file, schema in _schemas().items()
     }
+
+
+def _schemas() -> dict[str, type[Config]]:
+    return {**SCHEMAS, "sweep": SweepConfig}
 
 
 def write_schemas(folder: Path | None = None) -> list[Path]:

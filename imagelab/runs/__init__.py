@@ -1,8 +1,8 @@
 """Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
 
-from imagelab.runs.folder import FOLDERS, RunFolder, free_folder, read_batch
+from imagelab.runs.folder import FOLDERS, RunFolder, free_folder, read_batch, read_run
 from imagelab.runs.ledger import Ledger, read_ledger
-from imagelab.runs.plan import BatchRequest, Job, RunPlan
+from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
 from imagelab.runs.summary import batch_text, plan_text
 
 __all__ = [
@@ -12,9 +12,11 @@ __all__ = [
     "Ledger",
     "RunFolder",
     "RunPlan",
+    "Variant",
     "batch_text",
     "free_folder",
     "plan_text",
     "read_batch",
     "read_ledger",
+    "read_run",
 ]

@@ -193,7 +193,10 @@ class RunFolder:
         # How long it took is in the ledger: so the same picture is the same file, bit for bit.
         save_png(generation.image, path, replace(generation.record, seconds={}, peak_vram_gib=0.0))
         for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
-            map_path = self.path / f"control-{index}-{control.type}.png"
+            which = (
+                f"-{control.map_sha256[:8]}" if self.plan.request.swept else ""
+            )  # a sweep may have some of each size
+            map_path = self.path / f"control-{index}-{control.type}{which}.png"
             if not map_path.exists():  # all pictures of a batch follow the same ones
                 save_png(made, map_path)
         return replace(item, sha256=file_sha256(path))
@@ -270,11 +273,21 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
     path = Path(folder)
     if not (path / PLAN_FILE).is_file():
         return read_metadata(path)  # a batch of a version that kept no plan
+    plan, told = read_run(path)
+    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    return batch_result(plan, there, path, sum(seconds for _, seconds in told.values()))
+
+
+def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[BatchItem, float]]]:
+    """Return a run's plan and, by the jobs' indices, what the ledger tells of them: what became of each, and seconds.
+
+    Raises RunFolderError when there is none, or its files are damaged.
+    """
+    path = Path(folder)
     plan = _read_plan(path / PLAN_FILE)
     records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
-    told = {job.index: (item, record) for record, job, item in _told(records, {job.id: job for job in plan.jobs}, path)}
-    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
-    return batch_result(plan, there, path, sum(record["seconds"] for _, record in told.values()))
+    jobs = {job.id: job for job in plan.jobs}
+    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, jobs, path)}
 
 
 def _told(

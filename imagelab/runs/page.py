@@ -52,11 +52,19 @@ def batch_page(plan: RunPlan, result: BatchResult) -> str:
 def _facts(plan: RunPlan, result: BatchResult) -> str:
     recipe = plan.recipe
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
-    threshold = "no faces compared" if result.threshold is None else f"threshold {result.threshold:.3f}"
+    own = "each character's own threshold" if any(plan.judgings) else "no faces compared"
+    threshold = own if result.threshold is None else f"threshold {result.threshold:.3f}"
     basis = f", of {result.calibration}" if result.calibration else ", not calibrated" if result.threshold else ""
     drawn = f"{recipe['width']}×{recipe['height']} px, {recipe['steps']} steps, {recipe['quality_preset']}"
-    lines = (f"{result.requested} pictures: {counts}", f"{threshold}{basis}", drawn, str(recipe.get("prompt", "")))
-    return "\n".join(f"<p>{escape(line)}</p>" for line in lines)
+    swept = f"a sweep of {len(plan.recipes)} settings; drawn first:" if plan.request.swept else ""
+    lines = (
+        f"{result.requested} pictures: {counts}",
+        f"{threshold}{basis}",
+        swept,
+        drawn,
+        str(recipe.get("prompt", "")),
+    )
+    return "\n".join(f"<p>{escape(line)}</p>" for line in lines if line)
 
 
 def _distribution(result: BatchResult) -> str:
@@ -73,7 +81,8 @@ def _section(status: ItemStatus, result: BatchResult, plan: RunPlan) -> str:
     items = [item for item in result.items if item.status == status]
     if not items:
         return ""
-    figures = "".join(_figure(item, plan) for item in _best_first(items))
+    variants = [number for number, variant in enumerate(plan.request.variants) for _ in variant.seeds]
+    figures = "".join(_figure(item, plan, variants[item.index]) for item in _best_first(items))
     return f"<h2>{status} ({len(items)})</h2>\n<ul>\n{figures}</ul>\n"
 
 
@@ -82,15 +91,17 @@ def _best_first(items: Iterable[BatchItem]) -> list[BatchItem]:
     return sorted(items, key=lambda item: (item.similarity_score is None, -(item.similarity_score or 0.0), item.index))
 
 
-def _figure(item: BatchItem, plan: RunPlan) -> str:
+def _figure(item: BatchItem, plan: RunPlan, variant: int) -> str:
     score = "no score" if item.similarity_score is None else f"similarity {item.similarity_score:.3f}"
-    said = f"seed {item.seed}, {item.status}, {score}"
+    settings = plan.request.swept[variant].settings if plan.request.swept else {}
+    said = ", ".join([*map("{0[0]} {0[1]}".format, settings.items()), f"seed {item.seed}", item.status, score])
+    recipe = plan.recipes[variant]
     if item.path is None:
         picture = '<div class="none">no picture</div>'
     else:
         address = quote(item.path.as_posix())
-        size = f'width="{int(plan.recipe["width"])}" height="{int(plan.recipe["height"])}"'
-        alt = escape(f"{plan.request.picture.character}, {said}")
+        size = f'width="{int(recipe["width"])}" height="{int(recipe["height"])}"'
+        alt = escape(f"{recipe.get('character', plan.request.picture.character)}, {said}")
         picture = f'<a href="{address}"><img src="{address}" alt="{alt}" {size} loading="lazy"></a>'
     caption = escape(f"{said}: {item.reason}" if item.reason else said)
     return f"<li><figure>{picture}<figcaption>{caption}</figcaption></figure></li>\n"

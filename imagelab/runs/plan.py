@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,19 +14,36 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchRequest(Record):
-    """What a batch was asked for; picture i is drawn from seed + i."""
+class Variant(Record):
+    """Pictures of a run that differ in nothing but their seeds: a batch is one variant, a sweep has several."""
 
     picture: GenerationRequest  # the first one
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what sets it apart from the run's others: {axis: value}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRequest(Record):
+    """What a run was asked for; of a batch, picture i is drawn from seed + i."""
+
+    picture: GenerationRequest  # the first one; of a sweep: what all have in common
     num_images: int  # of a batch until so many are accepted: at most
     enable_consistency_check: bool
     threshold: float | None  # a cosine; None: the consistency check is off
     save_rejected: bool
     until_accepted: int | None = None  # as many accepted ones end the batch
+    swept: tuple[Variant, ...] = ()  # the variants of a sweep, in their order; of a batch none
 
-    def picture_from(self, seed: int) -> GenerationRequest:
-        """Return what draws the picture of a seed."""
-        return replace(self.picture, seed=seed)
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Return what is drawn: a sweep's variants, or the batch as the one over its seeds."""
+        first = self.picture.seed or 0
+        return self.swept or (Variant(picture=self.picture, seeds=tuple(range(first, first + self.num_images))),)
+
+    def picture_of(self, job: "Job") -> GenerationRequest:
+        """Return what draws the picture of a job."""
+        picture = self.swept[job.variant].picture if self.swept else self.picture
+        return replace(picture, seed=job.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +53,7 @@ class Job(Record):
     index: int
     seed: int
     id: str  # hash of what determines the picture and its verdict: the same in any run that would draw the same
+    variant: int = 0  # which of the run's
 
     @property
     def file_name(self) -> str:
@@ -50,22 +69,38 @@ class RunPlan(Record):
     """
 
     request: BatchRequest
-    recipe: Mapping[str, Any]  # how each picture is drawn, all choices made, with the hashes of the models; no seed
-    judging: Mapping[str, Any]  # what its face is compared with; empty where none is
+    recipes: tuple[
+        Mapping[str, Any], ...
+    ]  # how each variant is drawn, all choices made, with the models' hashes; no seed
+    judgings: tuple[Mapping[str, Any], ...]  # what each variant's faces are compared with; empty where none are
     environment: Mapping[str, Any]  # where the same recipe gives the same bits
     references: Mapping[str, Any] | None = None  # Provenance of the references, for metadata.json
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Return how the first variant is drawn: of a batch, all of it."""
+        return self.recipes[0]
+
+    @property
+    def judging(self) -> Mapping[str, Any]:
+        """Return what the first variant's faces are compared with: of a batch, all of them."""
+        return self.judgings[0]
+
+    @property
     def jobs(self) -> tuple[Job, ...]:
         """Return the pictures to draw, in their order."""
-        first = self.request.picture.seed or 0
-        common = _sha256({"recipe": self.recipe, "judging": self.judging, "environment": self.environment})
-        seeds = range(first, first + self.request.num_images)
-        return tuple(
-            Job(index=index, seed=seed, id=_sha256({"common": common, "seed": seed}))
-            for index, seed in enumerate(seeds)
-        )
+        jobs: list[Job] = []
+        times: Counter[str] = Counter()  # two settings may come to the same picture
+        for number, variant in enumerate(self.request.variants):
+            drawn = {"recipe": self.recipes[number], "judging": self.judgings[number]}
+            common = _sha256(drawn | {"environment": self.environment})
+            for seed in variant.seeds:
+                same = _sha256({"common": common, "seed": seed})
+                name = _sha256({"same": same, "copy": times[same]}) if times[same] else same
+                times[same] += 1
+                jobs.append(Job(index=len(jobs), seed=seed, id=name, variant=number))
+        return tuple(jobs)
 
     def changes(self, now: "RunPlan") -> tuple[str, ...]:
         """Name what is another in `now`, and what it was; not what makes no difference to any picture or verdict."""
@@ -76,13 +111,15 @@ class RunPlan(Record):
         request = self.request
         asked = {name: getattr(request, name) for name in ("num_images", "until_accepted", "save_rejected")}
         plain = self.to_dict()
-        return {
-            **asked,
-            "seed": request.picture.seed,
-            **plain["recipe"],
-            "consistency check": plain["judging"] or None,
-            "environment": plain["environment"],
-        }
+        drawn = [
+            {**recipe, "consistency check": judging or None}
+            for recipe, judging in zip(plain["recipes"], plain["judgings"], strict=True)
+        ]
+        if not request.swept:
+            return {**asked, "seed": request.picture.seed, **drawn[0], "environment": plain["environment"]}
+        pairs = zip(request.swept, drawn, strict=True)
+        swept = [{"settings": variant.settings, "seeds": variant.seeds, **one} for variant, one in pairs]
+        return {**asked, "swept": swept, "environment": plain["environment"]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

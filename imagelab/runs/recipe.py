@@ -10,6 +10,7 @@ import torch
 from imagelab.config import Profile
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, resolve_device
+from imagelab.errors import InvalidValueError
 from imagelab.models import check_base, check_component, check_model, resolve_source
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
@@ -66,6 +67,25 @@ def drawing_environment(profile: Profile, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version for name, version in versions.items() if version != "0+unknown"},
     }
+
+
+def use_threads(environment: Mapping[str, Any]) -> None:
+    """Let torch use as many threads as an environment of `drawing_environment` has; Ray, say, gives it one."""
+    torch.set_num_threads(int(environment["threads"]))
+
+
+def worker_devices(device: str, count: int) -> tuple[str, ...]:
+    """Return the device of each of `count` processes: a GPU for each, or all on the CPU.
+
+    Raises InvalidValueError for more of them than there are GPUs, and for a device that isn't there.
+    """
+    where = resolve_device(device)
+    if where.type != "cuda":
+        return (device,) * count
+    first = where.index or 0
+    if count > (there := torch.cuda.device_count() - first):
+        raise InvalidValueError("workers", count, f"at most one for each GPU from {device} on: {there}")
+    return tuple(f"cuda:{first + number}" for number in range(count))
 
 
 def _dtype(profile: Profile, device: str) -> str:

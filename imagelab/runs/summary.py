@@ -96,6 +96,8 @@ def batch_text(result: BatchResult) -> str:
 
 def plan_text(plan: RunPlan) -> str:
     """Say in a few lines what a run is going to do."""
+    if plan.request.swept:
+        return _sweep_text(plan)
     request, recipe, jobs = plan.request, plan.recipe, plan.jobs
     until = f", until {request.until_accepted} are accepted" if request.until_accepted else ""
     loras = ", ".join(f"{name} {lora['weight']:g}" for name, lora in recipe["loras"].items())
@@ -113,6 +115,15 @@ def plan_text(plan: RunPlan) -> str:
         "first job": jobs[0].id,
     }
     return "\n".join(f"{name:<10} {fact}" for name, fact in facts.items() if fact)
+
+
+def _sweep_text(plan: RunPlan) -> str:
+    axes: dict[str, dict[str, None]] = {}  # {axis: its values, each once}
+    for variant in plan.request.swept:
+        for axis, value in [*variant.settings.items(), *(("seed", seed) for seed in variant.seeds)]:
+            axes.setdefault(axis, {})[f"{value:g}" if isinstance(value, float) else str(value)] = None
+    facts = {**{axis: ", ".join(values) for axis, values in axes.items()}, "on": plan.environment["device"]}
+    return "\n".join(f"{name:<10} {fact}" for name, fact in facts.items())
 
 
 def _median(ordered: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ def handmade_plan(count=5, until=None, scene="on the beach", **recipe):
     drawn_as = {"prompt": f"luca {scene}", "width": 16, "height": 16, "steps": 2, "quality_preset": "draft"}
     judging = {"encoder": "painted", "references_sha256": "00", "threshold": 0.5}
     environment = {"device": "cpu", "dtype": "float32", "threads": 1, "versions": {"torch": "2.13"}}
-    return RunPlan(request=request, recipe=drawn_as | recipe, judging=judging, environment=environment)
+    return RunPlan(request=request, recipes=(drawn_as | recipe,), judgings=(judging,), environment=environment)
 
 
 def paint(job):

@@ -18,7 +18,7 @@ SWEEP = pd.DataFrame(
         "loras": ["town"] * 4 + ["light"] * 4,
         "weight": [0.0, 0.0, 1.0, 1.0] * 2,
         "change": [0.0, 0.0, 20.0, 30.0, 0.0, 0.0, 5.0, 6.0],
-        "status": ["ok", "ok", "ok", "no_face"] + ["ok"] * 4,
+        "face": ["ok", "ok", "ok", "no_face"] + ["ok"] * 4,
         "similarity": [0.8, 0.7, 0.5, np.nan, 0.8, 0.7, 0.75, 0.7],
     }
 )
@@ -35,8 +35,8 @@ def drawn(figure):
 
 FIGURES = {
     "response": lambda: weight_response(SWEEP, 0.65, title="x", character="luca"),
-    "response without scores": lambda: weight_response(SWEEP.assign(status=None, similarity=np.nan)),
-    "response without faces": lambda: weight_response(SWEEP.assign(status="no_face", similarity=np.nan), 0.65),
+    "response without scores": lambda: weight_response(SWEEP.assign(face=None, similarity=np.nan)),
+    "response without faces": lambda: weight_response(SWEEP.assign(face="no_face", similarity=np.nan), 0.65),
     "response of nothing": lambda: weight_response(SWEEP.iloc[:0]),
     "tables": lambda: block_tables(EFFECTS, COSINES, title="x"),
     "tables of one": lambda: block_tables(EFFECTS[["a"]], COSINES[[]]),

@@ -1,0 +1,101 @@
+"""What a run is going to cost: seconds from pictures that were drawn before, or from one that is drawn to measure."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from imagelab.batch import BatchImageGenerator
+from imagelab.config import project_root
+from imagelab.errors import ImageLabError
+from imagelab.results import Record
+from imagelab.runs import RunPlan, read_run
+
+_RUNS = 30  # the newest ones that are looked into
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost(Record):
+    """What is left of a run, and how long that takes one process."""
+
+    pictures: int  # of the whole run
+    pending: int
+    seconds: float  # for the pending ones
+    basis: str  # which pictures' seconds that is estimated from
+
+    def to_text(self) -> str:
+        """Say it on two lines."""
+        left = f", {self.pending} still to be drawn" if self.pending < self.pictures else ""
+        return f"pictures   {self.pictures}{left}\ncost       {_duration(self.seconds)}, from {self.basis}"
+
+
+def estimate_cost(
+    batches: BatchImageGenerator, plan: RunPlan, output_dir: str | os.PathLike[str] | None = None
+) -> Cost:
+    """Estimate what is left of a run; time is taken to grow with steps × pixels.
+
+    From pictures of the same profile on the same device in `output_dir` and reports/runs; where there are none, the
+    run's first picture is drawn to measure it, and not kept. Raises what drawing raises.
+    """
+    folder = None if output_dir is None else Path(output_dir)
+    drawn = _drawn(folder, plan)
+    pending = [job for job in plan.jobs if job.id not in drawn]
+    work = sum(_work(plan, job.variant) for job in pending)
+    if not pending:
+        return Cost(pictures=len(plan.jobs), pending=0, seconds=0.0, basis="nothing: all are drawn")
+    rates = [rate for run in _runs(folder) for rate in _rates(run, plan)]
+    device = plan.environment["device"]
+    if rates:
+        pace, basis = median(rates), f"{len(rates)} earlier pictures of {plan.recipe['profile']} on {device}"
+    else:
+        pace, basis = _measured(batches, plan), f"one picture that was drawn for it on {device}"
+    return Cost(pictures=len(plan.jobs), pending=len(pending), seconds=pace * work, basis=basis)
+
+
+def _measured(batches: BatchImageGenerator, plan: RunPlan) -> float:
+    job = plan.jobs[0]
+    batches.generator.load()
+    clock = perf_counter()
+    batches.generator.generate(plan.request.picture_of(job))
+    return (perf_counter() - clock) / _work(plan, job.variant)
+
+
+def _drawn(folder: Path | None, plan: RunPlan) -> set[str]:
+    if folder is None or not (folder / "plan.json").is_file():
+        return set()
+    there, told = read_run(folder)
+    ids = {job.index: job.id for job in there.jobs}
+    return {ids[index] for index in told} & {job.id for job in plan.jobs}
+
+
+def _runs(folder: Path | None) -> Iterator[Path]:
+    plans = list((project_root() / "reports" / "runs").glob("*/plan.json"))
+    newest = sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True)[:_RUNS]
+    yield from dict.fromkeys([*([folder] if folder else []), *(path.parent for path in newest)])
+
+
+def _rates(folder: Path, wanted: RunPlan) -> list[float]:
+    """Return the seconds by step and pixel of a run's pictures, none where they were drawn otherwise."""
+    try:
+        plan, told = read_run(folder)
+    except ImageLabError:  # a run of another version, or none: others will tell
+        return []
+    alike = plan.environment["device"] == wanted.environment["device"]
+    if not alike or plan.recipe["profile"] != wanted.recipe["profile"]:
+        return []
+    variants = {job.index: job.variant for job in plan.jobs}
+    done = ((index, seconds) for index, (item, seconds) in told.items() if item.status != "failed")
+    return [seconds / _work(plan, variants[index]) for index, seconds in done]
+
+
+def _work(plan: RunPlan, variant: int) -> float:
+    recipe = plan.recipes[variant]
+    return float(recipe["steps"] * recipe["width"] * recipe["height"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,123 @@
+"""Processes share the jobs of a run: each job once, in order, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.results import BatchItem
+from imagelab.runs import Job
+from imagelab.workers import Drawn, ProcessCrew, RayCrew, share
+
+
+def jobs(count):
+    return tuple(Job(index=index + 3, seed=index, id=str(index)) for index in range(count))
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Does jobs in no time, and notes which; those that are named go wrong, always or `once`."""
+
+    folder: Path
+    slow: tuple[int, ...] = ()
+    deadly: tuple[int, ...] = ()
+    wrong: tuple[int, ...] = ()
+    once: bool = False
+    stillborn: bool = False
+
+    def __call__(self):
+        if self.stillborn:
+            os._exit(7)
+        return self.draw
+
+    def draw(self, job):
+        tried = self.folder / f"{job.seed}-{os.getpid()}"
+        first = not list(self.folder.glob(f"{job.seed}-*"))
+        tried.touch()
+        if job.seed in self.slow:
+            time.sleep(0.3)
+        if job.seed in self.deadly and (first or not self.once):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.seed in self.wrong:
+            raise InvalidValueError("seed", job.seed, "another")
+        item = BatchItem(index=job.index, seed=job.seed, status="accepted", reason=str(os.getpid()))
+        return Drawn(job=job, item=item, generation=None, seconds=0.1)
+
+    def pids(self):
+        return {int(path.name.partition("-")[2]) for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def hand(tmp_path):
+    return partial(Hand, tmp_path)
+
+
+def work(hand, count=6, workers=2):
+    with ProcessCrew([hand] * workers) as crew:
+        return list(share(crew, jobs(count)))
+
+
+def test_all_jobs_are_done_once_in_their_order_by_several_processes(hand):
+    drawn = work(hand(slow=(0, 1, 2)))
+    assert [one.job for one in drawn] == list(jobs(6))
+    assert {int(one.item.reason) for one in drawn} == hand().pids()
+    assert len(hand().pids()) == 2
+    assert len(list(hand().folder.iterdir())) == 6
+    assert not any(psutil.pid_exists(pid) for pid in hand().pids())
+
+
+def test_the_job_of_a_worker_that_dies_is_given_to_another(hand):
+    drawn = work(hand(deadly=(1, 4), once=True))
+    assert [one.job for one in drawn] == list(jobs(6))
+    assert {one.item.status for one in drawn} == {"accepted"}
+    assert len(list(hand().folder.iterdir())) == 8
+
+
+def test_a_job_that_kills_every_worker_has_failed_and_the_others_are_done(hand):
+    drawn = work(hand(deadly=(2,)), count=5)
+    assert [one.item.status for one in drawn] == ["accepted", "accepted", "failed", "accepted", "accepted"]
+    assert "3 workers died of it (SIGKILL)" in drawn[2].item.reason
+
+
+def test_what_a_job_raises_is_raised_here_and_no_worker_is_left(hand):
+    with pytest.raises(InvalidValueError, match="seed must be another, got 2"):
+        work(hand(wrong=(2,)))
+    assert not any(psutil.pid_exists(pid) for pid in hand().pids())
+
+
+def test_workers_that_cannot_start_are_no_jobs_fault(hand):
+    with pytest.raises(GenerationError, match=r"died while it started \(exit code 7\)"):
+        work(hand(stillborn=True))
+
+
+def test_workers_of_a_parent_that_was_killed_end(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from test_workers import Hand, work\n"
+        "if __name__ == '__main__': work(Hand(Path(sys.argv[1]), slow=tuple(range(99))), 99)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    (tmp_path / "out").mkdir()
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], env=environment)
+    while not list((tmp_path / "out").iterdir()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in Hand(tmp_path / "out").pids()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_ray_that_is_not_installed_is_named_with_the_fix(hand, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InvalidValueError, match=r"pip install imagelab\[ray\]"), RayCrew(hand(), 2):
+        pass

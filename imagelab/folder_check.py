@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.arcface import CHUNK
+from imagelab.assignment import read_characters
 from imagelab.calibration import Calibration
 from imagelab.check_table import (
     QUALITY_COLUMNS,
@@ -26,13 +27,14 @@ from imagelab.check_table import (
 from imagelab.config import Configs, pick
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
-from imagelab.faces import FaceLimits, FaceReading, FacesFound, face_choice, read_found
+from imagelab.faces import FaceLimits, FaceReading, FacesFound, face_choice
 from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, PictureReading, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
-from imagelab.second_encoders import SecondEncoder, embed_references_by, score_by
-from imagelab.similarity import Embedding, check_threshold
+from imagelab.results import FaceStatus
+from imagelab.second_encoders import Own, SecondEncoder, embed_references_by, score_by
+from imagelab.similarity import check_threshold
 from imagelab.verdict_summary import VerdictSummary, summarise
 
 if TYPE_CHECKING:
@@ -91,8 +93,8 @@ def check_folder(
     sha256, have changed; rows of files that are gone go. It is refused when anything else that rows depend on has
     changed. `threshold`, a cosine, holds for all characters; None takes that of each one's calibration, where
     `calibrations` (CharacterReferenceManager.calibration) has one, else the configured one. Limits are the checker's,
-    else the strictest that are configured for the characters; with best_match the face counts that is nearest to any of
-    them.
+    else the strictest that are configured for the characters. With best_match each of several characters is judged by a
+    face of its own (assignment.read_characters), and has no score where none is left for it.
 
     `encoders`, names in the profile's `encoders` beside arcface, add columns of scores: each is shown the face that
     ArcFace chose, or the picture around it, and its template is made of the reference pictures, whose files have to be
@@ -100,11 +102,12 @@ def check_folder(
 
     Columns: `file`, relative to the folder or as given, in that order; `size_bytes`, `mtime_ns` and `sha256` of it;
     `duplicate_of`, the first file of the same bytes; `status`, and `reason` where it isn't ok; `faces`, how many were
-    found; of the face that counts (of low quality, of the largest) `detector_score`, `face_px`, `visible_fraction`,
-    `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as FaceQuality has them; `encoder`, ArcFace's label;
-    for each character `score_luca` (cosine), `threshold_luca`, `consistent_luca`, `calibrated_luca`, and
-    `score_clip_luca` for each encoder. A score is null unless the status is ok. The file's metadata `imagelab_check` is
-    CheckParameters as JSON: `check_table.read_check_table` returns both.
+    found; of the face that counts (of several, the first character's that is there; of low quality, the largest)
+    `detector_score`, `face_px`, `visible_fraction`, `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as
+    FaceQuality has them; `encoder`, ArcFace's label; for each character `score_luca` (cosine), `threshold_luca`,
+    `consistent_luca`, `calibrated_luca`, and `score_clip_luca` for each encoder. Scores and verdicts are null unless
+    the status is ok and the character has a face. The file's metadata `imagelab_check` is CheckParameters as JSON:
+    `check_table.read_check_table` returns both.
 
     `progress` None shows a bar in a terminal only; it counts the pictures looked at, of which the last up to 127 aren't
     on disk yet. Raises InvalidValueError for the source, the references, the output or an encoder, UnknownNameError for
@@ -222,26 +225,49 @@ def _rows(
     parameters: CheckParameters,
     encoders: Mapping[str, SecondEncoder],
 ) -> Iterator[Row]:
-    def nearest(embedding: Embedding) -> float:
-        return max(own.similarity(embedding) for own in sought)
-
+    by_name = {references.character_name: references for references in sought}
     own = embed_references_by(encoders, sought, checker.faces)
     looks = _look_at(files, checker, keep_pixels=bool(encoders))
     while part := list(islice(looks, SHOWN_AT_ONCE)):
-        readings = [read_found(found, parameters.limits, checker.several, nearest) for _, found in part]
-        shown = [
-            (picture.pixels, reading.face)
-            for (picture, _), reading in zip(part, readings, strict=True)
-            if picture.pixels is not None and reading.face is not None and reading.status == "ok"
-        ]
-        scores = iter(score_by(encoders, sought, own, shown))
-        for (picture, found), reading in zip(part, readings, strict=True):
-            row = _picture_columns(picture, found) | _face_columns(reading, parameters.encoder.label)
+        readings = [read_characters(found, parameters.limits, checker.several, by_name) for _, found in part]
+        further = _further_scores([picture for picture, _ in part], readings, sought, own, encoders)
+        for (picture, found), of_each, scores in zip(part, readings, further, strict=True):
+            row = _picture_columns(picture, found) | _face_columns(_counting(of_each), parameters.encoder.label)
             for references in sought:
-                row |= _verdict_columns(checker, reading, references, parameters)
-            if encoders and reading.status == "ok":
-                row |= {score_column(name, encoder): score for (encoder, name), score in next(scores).items()}
-            yield row
+                row |= _verdict_columns(checker, of_each[references.character_name], references, parameters)
+            yield row | scores
+
+
+def _counting(of_each: Mapping[str, FaceReading]) -> FaceReading:
+    """Return what a row says of a picture's faces: the first character's that is there, else why none is."""
+    readings = list(of_each.values())
+    return next((reading for reading in readings if reading.status == "ok"), readings[0])
+
+
+def _further_scores(
+    pictures: Sequence[PictureReading],
+    readings: Sequence[Mapping[str, FaceReading]],
+    sought: Sequence[CharacterReferences],
+    own: Own,
+    encoders: Mapping[str, SecondEncoder],
+) -> list[Row]:
+    """Return each picture's scores by other encoders; each character's are of the face that ArcFace chose for it."""
+    shown = {  # a face that counts for all characters is shown once
+        reading.face: picture.pixels
+        for picture, of_each in zip(pictures, readings, strict=True)
+        for reading in of_each.values()
+        if picture.pixels is not None and reading.face is not None and reading.status == "ok"
+    }
+    by_face = score_by(encoders, sought, own, [(rgb, face) for face, rgb in shown.items()])
+    scores = dict(zip(shown, by_face, strict=True))
+    return [
+        {
+            score_column(name, encoder): scores[face][encoder, name]
+            for encoder, name in own
+            if (face := of_each[name].face) in scores
+        }
+        for of_each in readings
+    ]
 
 
 def _look_at(
@@ -295,10 +321,16 @@ def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, check
     def column(name: str) -> list[Any]:
         return list(rows[name].to_pylist())
 
-    summaries = {
-        name: summarise(column("status"), column(score_column(name)), column(f"consistent_{name}"))
-        for name in table.parameters.thresholds
-    }
+    def summary(name: str) -> VerdictSummary:
+        scores = column(score_column(name))
+        # A picture in which the faces are others' shows none of this character.
+        statuses: list[FaceStatus] = [
+            "no_face" if status == "ok" and score is None else status
+            for status, score in zip(column("status"), scores, strict=True)
+        ]
+        return summarise(statuses, scores, column(f"consistent_{name}"))
+
+    summaries = {name: summary(name) for name in table.parameters.thresholds}
     return CheckResult(
         table=rows.to_pandas(),
         path=table.path,

@@ -82,6 +82,7 @@ def test_an_encoder_of_faces_is_shown_the_face_that_arcface_chose(configs, luca,
     ):
         faces = checker.faces(picture)
         crops = network.embed([crop_face(picture, face, cut.side_px, cut.margin) for face in faces])
+        own = {}
         for references, files in ((luca, LUCA), (alberto, ALBERTO)):
             name = references.character_name
             given = {"checker": checker, "encoders": ["clip_face"]}
@@ -90,6 +91,10 @@ def test_an_encoder_of_faces_is_shown_the_face_that_arcface_chose(configs, luca,
             scores = [float(crop.embedding @ template(encoder, files)) for crop in crops]
             assert table[f"score_clip_face_{name}"][0] == pytest.approx(scores[chosen], abs=1e-5)
             assert abs(scores[chosen] - scores[1 - chosen]) > 0.01
+            own[f"score_clip_face_{name}"] = table[f"score_clip_face_{name}"][0]
+        given = {"checker": checker, "encoders": ["clip_face"]}
+        both = check_folder([folder / "both.png"], [luca, alberto], tmp_path / "both.parquet", **given).table
+        assert both[list(own)].iloc[0].to_dict() == pytest.approx(own, abs=1e-6)  # each the face of its character
 
 
 def test_the_nearest_reference_counts_to_every_encoder_where_it_counts_to_arcface(checker, luca, folder, tmp_path):

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.faces import FaceLimits, face_choice
 from imagelab.folder_check import check_folder
+from imagelab.rgb import to_rgb
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"
@@ -90,6 +92,33 @@ def test_several_characters_are_columns_side_by_side(checker, luca, alberto, fol
     table = check_folder(folder, [luca, alberto], tmp_path / "both.parquet", checker=checker).table.set_index("file")
     assert table.loc["a.png", "score_luca"] > table.loc["a.png", "score_alberto"]
     assert table.loc["d.png", "score_luca"] < table.loc["d.png", "score_alberto"]
+
+
+@pytest.fixture
+def couple(tmp_path):
+    """A folder with luca and alberto side by side, in either order, and each of them alone."""
+    folder = tmp_path / "couple"
+    folder.mkdir()
+    one, other = to_rgb(min(LUCA.glob("*.png"))), to_rgb(min(ALBERTO.glob("*.png")))
+    for name, shown in (("a", [one, other]), ("b", [other, one]), ("c", [other]), ("d", [one])):
+        Image.fromarray(np.hstack(shown)).save(folder / f"{name}.png")
+    Image.new("RGB", (64, 64), "green").save(folder / "e.png")
+    return folder
+
+
+def test_of_several_faces_each_character_is_judged_by_its_own(configs, luca, alberto, couple, tmp_path):
+    with CharacterConsistencyChecker("cpu", "puppet", configs, several="best_match") as checker:
+        result = check_folder(couple, [luca, alberto], tmp_path / "check.parquet", checker=checker, threshold=0.65)
+        alone = check_folder(couple, luca, tmp_path / "luca.parquet", checker=checker, threshold=0.65)
+    table = result.table.set_index("file")
+    assert list(table["status"]) == ["ok"] * 4 + ["no_face"]
+    for name, there in (("luca", ["a.png", "b.png", "d.png"]), ("alberto", ["a.png", "b.png", "c.png"])):
+        assert table.loc[there, f"consistent_{name}"].eq(True).all()
+        assert table.loc[~table.index.isin(there), f"score_{name}"].isna().all()
+        summary = result.summaries[name]
+        assert (summary.ok, summary.counts["no_face"], summary.consistent) == (3, 2, 3)
+    single = alone.table.set_index("file")["score_luca"]
+    assert table.loc[["a.png", "b.png"], "score_luca"].tolist() == single[["a.png", "b.png"]].tolist()
 
 
 def test_a_second_run_looks_at_what_is_new_or_has_changed_only(checker, luca, folder, tmp_path):

@@ -24,7 +24,7 @@ from imagelab.whole_file import whole_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had verdicts for pictures that couldn't be judged
 QUALITY_COLUMNS = (
     "detector_score", "face_px", "visible_fraction", "sharpness", "yaw_degrees", "pitch_degrees", "roll_degrees",
 )  # fmt: skip
@@ -146,7 +146,8 @@ class CheckTable:
     def _write(self, rows: "pa.Table", path: Path) -> None:
         from pyarrow import parquet
 
-        rows = rows.replace_schema_metadata({_METADATA_KEY: self.parameters.to_json().encode()})
+        known = {**self._schema.metadata, _METADATA_KEY: self.parameters.to_json().encode()}
+        rows = rows.replace_schema_metadata(known)
         try:
             with whole_file(path, scratch_folder=self._folder) as stream:
                 parquet.write_table(rows, stream)
@@ -209,7 +210,17 @@ def _schema(parameters: CheckParameters) -> "pa.Schema":
     )
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise InvalidValueError("columns", twice, "each of another name: check the characters or the encoders apart")
-    return schema
+    return schema.with_metadata(_for_pandas(schema))
+
+
+def _for_pandas(schema: "pa.Schema") -> dict[bytes, bytes]:
+    """Return the metadata by which pandas reads verdicts as its `boolean`, which may be null and is a mask still."""
+    import pandas as pd
+    import pyarrow as pa
+
+    empty = schema.empty_table().to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    metadata: dict[bytes, bytes] = pa.Schema.from_pandas(empty, preserve_index=False).metadata
+    return metadata
 
 
 def score_column(character: str, encoder: str | None = None) -> str:

@@ -312,7 +312,7 @@ def _verdict_columns(
     return {
         score_column(name): verdict.similarity_score,
         f"threshold_{name}": verdict.threshold,
-        f"consistent_{name}": verdict.is_consistent,
+        f"consistent_{name}": None if verdict.similarity_score is None else verdict.is_consistent,
         f"calibrated_{name}": name in parameters.calibrations,
     }
 

@@ -43,7 +43,7 @@ class VerdictSummary:
 
 
 def summarise(
-    statuses: Sequence[FaceStatus], scores: Sequence[float | None], consistent: Sequence[bool]
+    statuses: Sequence[FaceStatus], scores: Sequence[float | None], consistent: Sequence[bool | None]
 ) -> VerdictSummary:
     """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
 

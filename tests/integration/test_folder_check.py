@@ -19,7 +19,7 @@ from imagelab.calibration import calibrate
 from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
-from imagelab.faces import FaceLimits, face_choice
+from imagelab.faces import SEVERAL_FACES, FaceLimits, face_choice
 from imagelab.folder_check import check_folder
 from imagelab.rgb import to_rgb
 
@@ -51,7 +51,7 @@ def test_a_folder_becomes_a_row_for_each_picture(checker, luca, folder, tmp_path
     table = result.table.set_index("file")
     assert list(table.index) == ["a.png", "b.png", "c.png", "d.png", "e.jpg", "f.png"]
     assert list(table["status"]) == ["ok"] * 4 + ["no_face", "decode_error"]
-    assert list(table["consistent_luca"]) == [True] * 3 + [False] * 3
+    assert list(table["consistent_luca"].dropna()) == [True] * 3 + [False]
     assert table["score_luca"].notna().sum() == table["sharpness"].notna().sum() == 4
     assert list(table["duplicate_of"].dropna().items()) == [("c.png", "b.png")]
     assert table.loc["b.png", "score_luca"] == table.loc["c.png", "score_luca"]
@@ -119,6 +119,26 @@ def test_of_several_faces_each_character_is_judged_by_its_own(configs, luca, alb
         assert (summary.ok, summary.counts["no_face"], summary.consistent) == (3, 2, 3)
     single = alone.table.set_index("file")["score_luca"]
     assert table.loc[["a.png", "b.png"], "score_luca"].tolist() == single[["a.png", "b.png"]].tolist()
+
+
+@pytest.mark.parametrize("several", SEVERAL_FACES)
+def test_there_is_a_verdict_where_there_is_a_score_and_nowhere_else(
+    configs, luca, alberto, folder, couple, tmp_path, several
+):
+    files = sorted([*folder.glob("?.*"), *couple.iterdir()])
+    with CharacterConsistencyChecker("cpu", "puppet", configs, several=several) as checker:
+        for sought in ([luca], [luca, alberto]):
+            names = [references.character_name for references in sought]
+            check_folder(files, sought, tmp_path / f"{len(sought)}.parquet", checker=checker)
+            table = pd.read_parquet(tmp_path / f"{len(sought)}.parquet")
+            scored = table[[f"score_{name}" for name in names]].notna().to_numpy()
+            judged = table[[f"consistent_{name}" for name in names]]
+            assert (judged.dtypes == "boolean").all()
+            assert (judged.notna().to_numpy() == scored).all()
+            assert (scored.any(axis=1) == (table["status"] == "ok")).all()
+            assert set(table["status"]) >= {"ok", "no_face", "decode_error"}
+            passed = table[table["consistent_luca"]]  # a mask
+            assert (passed["score_luca"] >= passed["threshold_luca"]).all()
 
 
 def test_a_second_run_looks_at_what_is_new_or_has_changed_only(checker, luca, folder, tmp_path):

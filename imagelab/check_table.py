@@ -24,7 +24,7 @@ from imagelab.whole_file import whole_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2  # 1 had verdicts for pictures that couldn't be judged
+SCHEMA_VERSION = 2  # 1 judged pictures without a face, and knew no copies of references
 QUALITY_COLUMNS = (
     "detector_score", "face_px", "visible_fraction", "sharpness", "yaw_degrees", "pitch_degrees", "roll_degrees",
 )  # fmt: skip
@@ -199,6 +199,7 @@ def _schema(parameters: CheckParameters) -> "pa.Schema":
                     ("threshold", pa.float64()),
                     ("consistent", pa.bool_()),
                     ("calibrated", pa.bool_()),
+                    ("copy_of_reference", pa.string()),
                 )
             ),
             *(

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
@@ -35,7 +35,7 @@ from imagelab.reference_store import CharacterReferences
 from imagelab.results import FaceStatus
 from imagelab.second_encoders import Own, SecondEncoder, embed_references_by, score_by
 from imagelab.similarity import check_threshold
-from imagelab.verdict_summary import VerdictSummary, summarise
+from imagelab.verdict_summary import VerdictSummary, said_mean, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,8 @@ class CheckResult:
 
     table: "pd.DataFrame"  # a row a picture, in the order of the source
     path: Path
-    summaries: Mapping[str, VerdictSummary]  # by character
+    summaries: Mapping[str, VerdictSummary]  # by character, without the copies of its references
+    copies: Mapping[str, int]  # {character: pictures of the same bytes as one of its references}
     judged_by: Mapping[str, str]  # {character: its threshold, and whether it is calibrated}
     encoders: tuple[str, ...]  # that only added scores
     checked: int  # pictures looked at now
@@ -61,17 +62,18 @@ class CheckResult:
 
     def to_text(self) -> str:
         """Return the summaries, and what was done, in a few lines."""
-        blocks = [
-            "\n".join([f"{name}, {self.judged_by[name]}", summary.to_text(), *self._scores_by_others(name)])
-            for name, summary in self.summaries.items()
-        ]
+        blocks = ["\n".join([f"{name}, {self.judged_by[name]}", *self._lines(name)]) for name in self.summaries]
         done = f"{self.path}: {len(self.table)} pictures, {self.checked} of them looked at now"
         return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped"])
 
-    def _scores_by_others(self, character: str) -> Iterator[str]:
+    def _lines(self, character: str) -> Iterator[str]:
+        yield self.summaries[character].to_text()
+        judged = self.table[self.table[f"copy_of_reference_{character}"].isna()]
         for encoder in self.encoders:
-            scores = self.table[score_column(character, encoder)]
-            yield f"{encoder:<14}{scores.mean():.3f}, mean over {scores.count()} ok, no verdict"
+            scores = judged[score_column(character, encoder)]
+            yield f"{encoder:<14}{said_mean(scores.mean(), scores.count())}, no verdict"
+        if copies := self.copies[character]:
+            yield f"{'copies':<14}{copies} pictures are references themselves, and left out of these numbers"
 
 
 def check_folder(
@@ -105,8 +107,9 @@ def check_folder(
     found; of the face that counts (of several, the first character's that is there; of low quality, the largest)
     `detector_score`, `face_px`, `visible_fraction`, `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as
     FaceQuality has them; `encoder`, ArcFace's label; for each character `score_luca` (cosine), `threshold_luca`,
-    `consistent_luca`, `calibrated_luca`, and `score_clip_luca` for each encoder. Scores and verdicts are null unless
-    the status is ok and the character has a face. The file's metadata `imagelab_check` is CheckParameters as JSON:
+    `consistent_luca`, `calibrated_luca`, `copy_of_reference_luca`, the name of the reference picture of the same bytes,
+    and `score_clip_luca` for each encoder. Scores and verdicts are null unless the status is ok and the character has a
+    face. The summaries leave copies of references out. The file's metadata `imagelab_check` is CheckParameters as JSON:
     `check_table.read_check_table` returns both.
 
     `progress` None shows a bar in a terminal only; it counts the pictures looked at, of which the last up to 127 aren't
@@ -235,6 +238,7 @@ def _rows(
             row = _picture_columns(picture, found) | _face_columns(_counting(of_each), parameters.encoder.label)
             for references in sought:
                 row |= _verdict_columns(checker, of_each[references.character_name], references, parameters)
+                row |= _copy_columns(picture, references)
             yield row | scores
 
 
@@ -317,30 +321,37 @@ def _verdict_columns(
     }
 
 
+def _copy_columns(picture: PictureReading, references: CharacterReferences) -> Row:
+    originals = {own.sha256: own.name for own in references.provenance.pictures}
+    found = None if picture.sha256 is None else originals.get(picture.sha256)
+    return {f"copy_of_reference_{references.character_name}": found}
+
+
 def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int) -> CheckResult:
-    def column(name: str) -> list[Any]:
-        return list(rows[name].to_pylist())
-
-    def summary(name: str) -> VerdictSummary:
-        scores = column(score_column(name))
-        # A picture in which the faces are others' shows none of this character.
-        statuses: list[FaceStatus] = [
-            "no_face" if status == "ok" and score is None else status
-            for status, score in zip(column("status"), scores, strict=True)
-        ]
-        return summarise(statuses, scores, column(f"consistent_{name}"))
-
-    summaries = {name: summary(name) for name in table.parameters.thresholds}
+    names = tuple(table.parameters.thresholds)
     return CheckResult(
         table=rows.to_pandas(),
         path=table.path,
-        summaries=summaries,
-        judged_by={name: _judged_by(name, table.parameters) for name in summaries},
+        summaries={name: _summary(rows, name) for name in names},
+        copies={name: len(rows) - rows[f"copy_of_reference_{name}"].null_count for name in names},
+        judged_by={name: _judged_by(name, table.parameters) for name in names},
         encoders=tuple(table.parameters.encoders),
         checked=checked,
         kept=len(rows) - checked,
         skipped=pictures.skipped,
     )
+
+
+def _summary(rows: "pa.Table", name: str) -> VerdictSummary:
+    """Summarise what is said of a character, whose own references would be no news."""
+    rows = rows.filter(rows[f"copy_of_reference_{name}"].is_null())
+    scores = rows[score_column(name)].to_pylist()
+    # A picture in which the faces are others' shows none of this character.
+    statuses: list[FaceStatus] = [
+        "no_face" if status == "ok" and score is None else status
+        for status, score in zip(rows["status"].to_pylist(), scores, strict=True)
+    ]
+    return summarise(statuses, scores, rows[f"consistent_{name}"].to_pylist())
 
 
 def _judged_by(name: str, parameters: CheckParameters) -> str:

@@ -37,7 +37,7 @@ class VerdictSummary:
         lines = [f"{status:<14}{count}/{self.total}" for status, count in self.counts.items()]
         rate = f"{self.detection_rate:.3f} ({self.detection_low:.3f} to {self.detection_high:.3f})"
         lines.append(f"{'detection':<14}{rate}")
-        lines.append(f"{'similarity':<14}{self.mean_similarity:.3f}, mean over {self.ok} ok")
+        lines.append(f"{'similarity':<14}{said_mean(self.mean_similarity, self.ok)}")
         lines.append(f"{'consistent':<14}{self.consistent}/{self.ok} ok")
         return "\n".join(lines)
 
@@ -76,6 +76,15 @@ def summarise(
         mean_similarity=math.fsum(map(float, compared)) / len(compared) if compared else math.nan,  # type: ignore[arg-type]  # none is None
         consistent=sum(bool(passed) for status, passed in zip(statuses, consistent, strict=True) if status == "ok"),
     )
+
+
+def said_mean(mean: float, count: int) -> str:
+    """Return a mean with the n that it is of; of no score at all there is none.
+
+    >>> said_mean(0.5, 2), said_mean(math.nan, 0)
+    ('0.500, mean over 2 ok', 'none')
+    """
+    return f"{mean:.3f}, mean over {count} ok" if count else "none"
 
 
 def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:

@@ -30,13 +30,13 @@ ALBERTO = ROOT / "imagelab/puppets/weights/references/alberto"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of luca, the second one twice, one of alberto, an empty one, a broken one, and other things."""
+    """A reference of luca, a picture of him twice, one of alberto, an empty one, a broken one, and other things."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     first, second, *_ = sorted(LUCA.glob("*.png"))
     shutil.copy(first, folder / "a.png")
-    shutil.copy(second, folder / "b.png")
-    shutil.copy(second, folder / "c.png")
+    Image.open(second).save(folder / "b.png", compress_level=0)  # a reference's pixels in another file
+    shutil.copy(folder / "b.png", folder / "c.png")
     shutil.copy(min(ALBERTO.glob("*.png")), folder / "d.png")
     Image.new("RGB", (64, 64), "green").save(folder / "e.jpg")
     (folder / "f.png").write_text("not a picture")
@@ -62,8 +62,8 @@ def test_a_folder_becomes_a_row_for_each_picture(checker, luca, folder, tmp_path
     assert table["sha256"].str.len().eq(64).all()
     assert (result.checked, result.kept, result.skipped) == (6, 0, 1)
     summary = result.summaries["luca"]
-    assert (summary.ok, summary.total, summary.consistent) == (4, 6, 3)
-    assert summary.mean_similarity == pytest.approx(table["score_luca"].mean())
+    assert (summary.ok, summary.total, summary.consistent) == (3, 5, 2)  # without the reference
+    assert summary.mean_similarity == pytest.approx(table["score_luca"].drop("a.png").mean())
     assert capfd.readouterr() == ("", "")  # no bar without a terminal
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
     pd.testing.assert_frame_equal(pd.read_parquet(result.path), result.table)
@@ -74,6 +74,22 @@ def test_scores_are_those_of_single_checks(checker, luca, folder, tmp_path):
     for row in result.table[result.table["status"] == "ok"].itertuples():
         single = luca.similarity(checker.embed(folder / row.file))
         assert row.score_luca == pytest.approx(single, abs=1e-6)
+
+
+def test_references_among_the_pictures_are_named_and_enter_no_mean(checker, luca, alberto, folder, tmp_path):
+    given = {"checker": checker, "encoders": ["clip"]}
+    result = check_folder(folder, [luca, alberto], tmp_path / "check.parquet", **given)
+    table = result.table.set_index("file")
+    assert table["copy_of_reference_luca"].dropna().to_dict() == {"a.png": luca.names[0]}
+    assert table["copy_of_reference_alberto"].dropna().to_dict() == {"d.png": alberto.names[0]}
+    assert result.copies == {"luca": 1, "alberto": 1}
+    (folder / "a.png").unlink()
+    without = check_folder(folder, [luca, alberto], tmp_path / "without.parquet", **given)
+    assert without.summaries["luca"] == result.summaries["luca"]
+    for line in without.to_text().partition("\n\n")[0].splitlines():
+        assert line in result.to_text()  # the other encoder's mean, too
+    only = check_folder([folder / "d.png"], alberto, tmp_path / "only.parquet", checker=checker)
+    assert "similarity    none" in only.to_text()
 
 
 def test_subfolders_lists_and_tables_are_sources_too(checker, luca, folder, tmp_path):
@@ -101,7 +117,7 @@ def couple(tmp_path):
     folder.mkdir()
     one, other = to_rgb(min(LUCA.glob("*.png"))), to_rgb(min(ALBERTO.glob("*.png")))
     for name, shown in (("a", [one, other]), ("b", [other, one]), ("c", [other]), ("d", [one])):
-        Image.fromarray(np.hstack(shown)).save(folder / f"{name}.png")
+        Image.fromarray(np.hstack(shown)).save(folder / f"{name}.png", compress_level=0)
     Image.new("RGB", (64, 64), "green").save(folder / "e.png")
     return folder
 
@@ -336,8 +352,9 @@ def test_the_command_prints_a_summary(folder, tmp_path, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr().out
     assert caught.value.code == 0
-    assert "no_face       1/7" in said
-    assert "mean over 5 ok" in said
+    assert "no_face       1/5" in said
+    assert "mean over 3 ok" in said
+    assert "2 pictures are references themselves" in said
     assert "7 pictures, 7 of them looked at now; 1 other files skipped" in said
     assert len(pd.read_parquet(output)) == 7
 

@@ -49,6 +49,7 @@ def test_means_are_over_ok_and_say_of_how_many():
 def test_without_a_single_compared_face_there_is_no_mean():
     summary = summarise_verdicts([verdict("no_face", None)] * 4)
     assert math.isnan(summary.mean_similarity)
+    assert "nan" not in summary.to_text()
     assert summary.detection_rate == summary.detection_low == 0
     assert summary.detection_high == pytest.approx(0.4899, abs=1e-4)  # z²/(n+z²), n = 4
     assert math.isnan(summarise_verdicts([]).detection_rate)

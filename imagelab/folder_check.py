@@ -58,13 +58,15 @@ class CheckResult:
     encoders: tuple[str, ...]  # that only added scores
     checked: int  # pictures looked at now
     kept: int  # that an earlier run had looked at
+    gone: int  # rows of an earlier run that went, because their pictures aren't listed any more
     skipped: int  # files of the folder that aren't named like pictures
 
     def to_text(self) -> str:
         """Return the summaries, and what was done, in a few lines."""
         blocks = ["\n".join([f"{name}, {self.judged_by[name]}", *self._lines(name)]) for name in self.summaries]
         done = f"{self.path}: {len(self.table)} pictures, {self.checked} of them looked at now"
-        return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped"])
+        went = f"; {self.gone} rows went, whose pictures aren't there any more" if self.gone else ""
+        return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped{went}"])
 
     def _lines(self, character: str) -> Iterator[str]:
         yield self.summaries[character].to_text()
@@ -93,10 +95,11 @@ def check_folder(
     The table goes to `output`, a parquet file, in parts of 128 pictures until it is complete. A check that was stopped
     goes on when it is asked for again, and a complete one looks at new pictures, and at those whose size, or time and
     sha256, have changed; rows of files that are gone go. It is refused when anything else that rows depend on has
-    changed. `threshold`, a cosine, holds for all characters; None takes that of each one's calibration, where
-    `calibrations` (CharacterReferenceManager.calibration) has one, else the configured one. Limits are the checker's,
-    else the strictest that are configured for the characters. With best_match each of several characters is judged by a
-    face of its own (assignment.read_characters), and has no score where none is left for it.
+    changed, and for a list that has none of the table's files. `threshold`, a cosine, holds for all characters; None
+    takes that of each one's calibration, where `calibrations` (CharacterReferenceManager.calibration) has one, else the
+    configured one. Limits are the checker's, else the strictest that are configured for the characters. With best_match
+    each of several characters is judged by a face of its own (assignment.read_characters), and has no score where none
+    is left for it.
 
     `encoders`, names in the profile's `encoders` beside arcface, add columns of scores: each is shown the face that
     ArcFace chose, or the picture around it, and its template is made of the reference pictures, whose files have to be
@@ -136,8 +139,10 @@ def check_folder(
             if threshold is not None
             else {name: calibration_label(own) for name, own in calibrated.items()},
             encoders={name: second.id for name, second in seconds.items()},
+            recursive=pictures.recursive,
         )
         table = stack.enter_context(CheckTable(output, parameters))
+        gone = _gone(table, pictures)
         pending = [file for file in pictures.files if not _still_holds(file, table.known)]
         rows = _rows(pending, sought, checker, parameters, seconds)
         bar = tqdm(rows, total=len(pictures.files), initial=len(pictures.files) - len(pending), unit="picture",
@@ -147,7 +152,7 @@ def check_folder(
             while part := list(islice(seen, PART_PICTURES)):
                 table.append(part)
         final = table.finish({file.name: file.mtime_ns for file in pictures.files})
-    return _result(final, table, pictures, checked=len(pending))
+    return _result(final, table, pictures, checked=len(pending), gone=gone)
 
 
 def _open_encoders(
@@ -209,6 +214,16 @@ def _strictest(configs: Configs, sought: Sequence[CharacterReferences]) -> FaceL
         if given:
             strictest[name] = min(given) if name.startswith("max_") else max(given)
     return FaceLimits(**strictest)
+
+
+def _gone(table: CheckTable, pictures: PictureList) -> int:
+    """Return how many rows are of other pictures; raises for a list that has none of them: it is another check."""
+    listed = {file.name for file in pictures.files}
+    gone = sum(name not in listed for name in table.known)
+    if gone and gone == len(table.known) and not pictures.is_folder:
+        expected = f"another file: it has {gone} pictures, and none of these {len(listed)}"
+        raise InvalidValueError("output", str(table.path), expected)
+    return gone
 
 
 def _still_holds(file: PictureFile, known: Mapping[str, FileState]) -> bool:
@@ -327,7 +342,7 @@ def _copy_columns(picture: PictureReading, references: CharacterReferences) -> R
     return {f"copy_of_reference_{references.character_name}": found}
 
 
-def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int) -> CheckResult:
+def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int, gone: int) -> CheckResult:
     names = tuple(table.parameters.thresholds)
     return CheckResult(
         table=rows.to_pandas(),
@@ -338,6 +353,7 @@ def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, check
         encoders=tuple(table.parameters.encoders),
         checked=checked,
         kept=len(rows) - checked,
+        gone=gone,
         skipped=pictures.skipped,
     )
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from imagelab import cli
 from imagelab.acceptance import configured_limits
-from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.encoders import open_encoder
 from imagelab.encoders.face import crop_face
@@ -108,12 +107,10 @@ def test_a_check_goes_on_with_the_encoders_that_it_began_with_only(checker, luca
     output = tmp_path / "check.parquet"
     check_folder(folder, luca, output, checker=checker, encoders=["clip"])
     assert check_folder(folder, luca, output, checker=checker, encoders=["clip"]).checked == 0
-    _, parameters = read_check_table(output)
-    label = parameters.encoders["clip"].label
     before = output.read_bytes()
-    with pytest.raises(InvalidValueError, match=rf"encoders\.clip\.label was {label}, is None"):
+    with pytest.raises(InvalidValueError, match=r"\(the table was made with clip\)"):
         check_folder(folder, luca, output, checker=checker)
-    with pytest.raises(InvalidValueError, match=r"encoders\.clip_face\.weights_sha256 was None, is"):
+    with pytest.raises(InvalidValueError, match=r"\(the table was made without clip_face\)"):
         check_folder(folder, luca, output, checker=checker, encoders=["clip", "clip_face"])
     assert output.read_bytes() == before
 

@@ -182,7 +182,7 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
     before = output.read_bytes()
     with pytest.raises(InvalidValueError, match=r"thresholds\.luca was 0\.65, is 0\.7"):
         check_folder(folder, luca, output, checker=checker, threshold=0.7)
-    with pytest.raises(InvalidValueError, match=r"references\.alberto was None, is"):
+    with pytest.raises(InvalidValueError, match=r"\(the table was made without alberto; .* made with luca\)"):
         check_folder(folder, alberto, output, checker=checker, threshold=0.65)
     with pytest.raises(InvalidValueError, match="source was"):
         check_folder(folder / "more", luca, output, checker=checker, threshold=0.65)
@@ -191,8 +191,24 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
         pytest.raises(InvalidValueError, match="several was require_one, is largest"),
     ):
         check_folder(folder, luca, output, checker=other, threshold=0.65)
+    with pytest.raises(InvalidValueError, match="recursive was False, is True"):
+        check_folder(folder, luca, output, checker=checker, threshold=0.65, recursive=True)
     assert output.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
+
+
+def test_rows_that_go_are_counted_and_another_list_is_another_check(checker, luca, folder, tmp_path):
+    output = tmp_path / "check.parquet"
+    first, other = [folder / "a.png", folder / "b.png"], [folder / "d.png", folder / "e.jpg"]
+    check_folder(first, luca, output, checker=checker)
+    before = output.read_bytes()
+    with pytest.raises(InvalidValueError, match="another file: it has 2 pictures, and none of these 2"):
+        check_folder(other, luca, output, checker=checker)
+    assert output.read_bytes() == before
+    overlapping = check_folder([*first[1:], *other], luca, output, checker=checker)
+    assert (overlapping.checked, overlapping.kept, overlapping.gone) == (2, 1, 1)
+    assert "1 rows went" in overlapping.to_text()
+    assert "went" not in check_folder([*first[1:], *other], luca, output, checker=checker).to_text()
 
 
 def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):

@@ -21,9 +21,9 @@ class VerdictSummary:
 
     total: int
     counts: "Mapping[str, int]"  # {status: pictures}, every status
-    detection_rate: float  # ok of total; NaN without pictures
-    detection_low: float  # Wilson's 95 % interval of it
-    detection_high: float
+    comparable_rate: float  # ok of total; NaN without pictures
+    comparable_low: float  # Wilson's 95 % interval of it
+    comparable_high: float
     mean_similarity: float  # over ok; NaN without any
     consistent: int  # of ok
 
@@ -35,8 +35,8 @@ class VerdictSummary:
     def to_text(self) -> str:
         """Return it in a few lines, each number with the n that it is of."""
         lines = [f"{status:<14}{count}/{self.total}" for status, count in self.counts.items()]
-        rate = f"{self.detection_rate:.3f} ({self.detection_low:.3f} to {self.detection_high:.3f})"
-        lines.append(f"{'detection':<14}{rate}")
+        rate = f"{self.comparable_rate:.3f} ({self.comparable_low:.3f} to {self.comparable_high:.3f})"
+        lines.append(f"{'comparable':<14}{rate}")
         lines.append(f"{'similarity':<14}{said_mean(self.mean_similarity, self.ok)}")
         lines.append(f"{'consistent':<14}{self.consistent}/{self.ok} ok")
         return "\n".join(lines)
@@ -70,9 +70,9 @@ def summarise(
     return VerdictSummary(
         total=len(statuses),
         counts=counts,
-        detection_rate=rate,
-        detection_low=interval.low,
-        detection_high=interval.high,
+        comparable_rate=rate,
+        comparable_low=interval.low,
+        comparable_high=interval.high,
         mean_similarity=math.fsum(map(float, compared)) / len(compared) if compared else math.nan,  # type: ignore[arg-type]  # none is None
         consistent=sum(bool(passed) for status, passed in zip(statuses, consistent, strict=True) if status == "ok"),
     )

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from imagelab.config import pick
 from imagelab.errors import InvalidValueError
-from imagelab.faces import Face
+from imagelab.faces import Face, FaceLimits, FaceReading, FacesFound, SeveralFaces, read_found
 from imagelab.reference_store import CharacterReferences
-from imagelab.similarity import check_threshold
+from imagelab.similarity import Embedding, check_threshold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,6 +62,37 @@ def assign_characters(
         missing=tuple(name for name in names if name not in found),
         extra=tuple(index for index in range(len(faces)) if index not in found.values()),
     )
+
+
+def read_characters(
+    found: FacesFound, limits: FaceLimits, several: SeveralFaces, references: Mapping[str, CharacterReferences]
+) -> dict[str, FaceReading]:
+    """Return the face by which a picture is judged for each character: one for all of them, as `read_found` chooses.
+
+    But best_match gives each of several characters a face of its own, as `assign_characters` without thresholds;
+    whoever gets none has the status no_face.
+    """
+    if several == "best_match" and len(references) > 1:
+        return _assigned(found, limits, references)
+
+    def similarity(embedding: Embedding) -> float:
+        return max(own.similarity(embedding) for own in references.values())
+
+    return dict.fromkeys(references, read_found(found, limits, several, similarity))
+
+
+def _assigned(
+    found: FacesFound, limits: FaceLimits, references: Mapping[str, CharacterReferences]
+) -> dict[str, FaceReading]:
+    any_face = read_found(found, limits, "largest")
+    if any_face.status != "ok":
+        return dict.fromkeys(references, any_face)
+    good = [face for face in found.faces if limits.admit(face)]
+    assignment = assign_characters(good, references)
+    own = {name: good[index] for name, index in assignment.faces.items()}
+    readings = {name: FaceReading(status="ok", embedding=face.embedding, face=face) for name, face in own.items()}
+    nobody = FaceReading(status="no_face", reason="no face is left for this character")
+    return {name: readings.get(name, nobody) for name in references}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

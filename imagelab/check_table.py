@@ -5,6 +5,7 @@ Rows are kept as Arrow columns, some 400 bytes each: as Python objects, ten thou
 """
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,12 @@ from imagelab.whole_file import whole_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 judged pictures without a face, and knew no copies of references
 QUALITY_COLUMNS = (
     "detector_score", "face_px", "visible_fraction", "sharpness", "yaw_degrees", "pitch_degrees", "roll_degrees",
 )  # fmt: skip
 _METADATA_KEY = b"imagelab_check"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Row = dict[str, Any]
 
@@ -54,13 +56,19 @@ class CheckParameters(Record):
     references: Mapping[str, str]  # {character: CharacterReferences.references_sha256}
     calibrations: Mapping[str, str]  # {character: which one its threshold is of}; without those that are configured
     encoders: Mapping[str, EncoderId] = field(default_factory=dict)  # that only add scores, by name
+    recursive: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def changes(self, now: "CheckParameters") -> tuple[str, ...]:
-        """Name what is another in `now`, and what it was."""
+        """Name what is another in `now`, and what it was; hashes by their first 8 digits."""
+        ours, theirs = ({**one.thresholds, **one.encoders} for one in (self, now))
+        said = [f"the table was made without {name}" for name in theirs if name not in ours]
+        said += [f"the table was made with {name}" for name in ours if name not in theirs]
         was, new = _flat(self.to_dict()), _flat(now.to_dict())
-        names = dict.fromkeys([*was, *new])
-        return tuple(f"{n} was {was.get(n)}, is {new.get(n)}" for n in names if was.get(n) != new.get(n))
+        differing = [name for name in dict.fromkeys([*was, *new]) if was.get(name) != new.get(name)]
+        about = tuple(f".{name}." for name in ours.keys() ^ theirs.keys())  # of which all that there is to say is said
+        rest = [name for name in differing if not any(one in f"{name}." for one in about)]
+        return (*said, *(f"{name} was {_brief(was.get(name))}, is {_brief(new.get(name))}" for name in rest))
 
 
 class CheckTable:
@@ -139,14 +147,16 @@ class CheckTable:
     def _checked_rows(self, path: Path) -> "pa.Table":
         table, parameters = read_check_table(path)
         if changed := parameters.changes(self.parameters):
-            expected = f"of the same check, or another file, or none: remove {path} ({'; '.join(changed)})"
+            place = path if path == self.path else self._folder  # a part of many
+            expected = f"of the same check, or another file, or none: remove {place} ({'; '.join(changed)})"
             raise InvalidValueError("output", str(self.path), expected)
         return table
 
     def _write(self, rows: "pa.Table", path: Path) -> None:
         from pyarrow import parquet
 
-        rows = rows.replace_schema_metadata({_METADATA_KEY: self.parameters.to_json().encode()})
+        known = {**self._schema.metadata, _METADATA_KEY: self.parameters.to_json().encode()}
+        rows = rows.replace_schema_metadata(known)
         try:
             with whole_file(path, scratch_folder=self._folder) as stream:
                 parquet.write_table(rows, stream)
@@ -198,6 +208,7 @@ def _schema(parameters: CheckParameters) -> "pa.Schema":
                     ("threshold", pa.float64()),
                     ("consistent", pa.bool_()),
                     ("calibrated", pa.bool_()),
+                    ("copy_of_reference", pa.string()),
                 )
             ),
             *(
@@ -209,7 +220,17 @@ def _schema(parameters: CheckParameters) -> "pa.Schema":
     )
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise InvalidValueError("columns", twice, "each of another name: check the characters or the encoders apart")
-    return schema
+    return schema.with_metadata(_for_pandas(schema))
+
+
+def _for_pandas(schema: "pa.Schema") -> dict[bytes, bytes]:
+    """Return the metadata by which pandas reads verdicts as its `boolean`, which may be null and is a mask still."""
+    import pandas as pd
+    import pyarrow as pa
+
+    empty = schema.empty_table().to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    metadata: dict[bytes, bytes] = pa.Schema.from_pandas(empty, preserve_index=False).metadata
+    return metadata
 
 
 def score_column(character: str, encoder: str | None = None) -> str:
@@ -243,3 +264,8 @@ def _flat(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     for name, value in data.items():
         flat |= _flat(value, f"{place}{name}.") if isinstance(value, Mapping) else {f"{place}{name}": value}
     return flat
+
+
+def _brief(value: object) -> object:
+    """Return a value as a message shows it: of a sha256 the first digits."""
+    return value[:8] if isinstance(value, str) and _SHA256.fullmatch(value) else value

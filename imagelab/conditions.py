@@ -30,8 +30,8 @@ class ConditionSummary(Record):
     condition: str
     total: int
     ok: int
-    detection_low: float  # Wilson's 95 % interval of ok / total
-    detection_high: float
+    comparable_low: float  # Wilson's 95 % interval of ok / total
+    comparable_high: float
     mean: float | None  # None without any that is ok
     low: float | None  # Student's interval of the mean over other pictures; None for a single one
     high: float | None
@@ -99,8 +99,8 @@ def _summarise(aspect: str, name: str, verdicts: Sequence[Verdict], confidence: 
         condition=name,
         total=found.total,
         ok=found.ok,
-        detection_low=found.detection_low,
-        detection_high=found.detection_high,
+        comparable_low=found.comparable_low,
+        comparable_high=found.comparable_high,
         mean=found.mean_similarity if scores else None,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
@@ -117,7 +117,7 @@ def condition_table(summaries: Sequence[ConditionSummary]) -> "pd.DataFrame":
             "aspect": one.aspect,
             "condition": one.condition,
             "n/N": f"{one.ok}/{one.total}",
-            "detection": f"[{one.detection_low:.2f}, {one.detection_high:.2f}]",
+            "comparable": f"[{one.comparable_low:.2f}, {one.comparable_high:.2f}]",
             "mean": one.mean,
             "low": one.low,
             "high": one.high,

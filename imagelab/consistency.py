@@ -49,6 +49,8 @@ class CharacterConsistencyChecker:
         limits: FaceLimits | None = None,
     ) -> None:
         pick("policy for several faces", {name: name for name in SEVERAL_FACES}, several)
+        if limits is not None and not isinstance(limits, FaceLimits):
+            raise InvalidValueError("limits", limits, "a FaceLimits, or None")
         self.configs: Configs = configs or load_configs()
         self.profile: Profile = self.configs.profile(profile)
         self.several: SeveralFaces = several
@@ -96,10 +98,13 @@ class CharacterConsistencyChecker:
     ) -> Iterator[FaceReading]:
         """Yield `read` of each of many pictures, in their order; much faster than one by one, and in little memory.
 
-        A picture that can't be looked at has the status decode_error. `limits` None takes the checker's.
+        A picture that can't be looked at has the status decode_error. `limits` None takes the checker's. Raises
+        InvalidValueError for what is no picture at all.
         """
         used = limits or self.limits or FaceLimits()
         for found in self.faces_in(images):
+            if isinstance(found.fault, InvalidValueError):
+                raise found.fault
             yield read_found(found, used, self.several, similarity)
 
     def embed(self, image: Picture) -> Embedding:
@@ -140,9 +145,9 @@ class CharacterConsistencyChecker:
         `threshold` is in the metric's units; None takes the cosine that is configured for the character (0.65 for one
         that isn't), converted: a checker knows of no store. CharacterReferenceManager.threshold, which may be that of
         a calibration, is converted too, and the verdicts name it. A file that can't be read, or a face that can't be
-        compared, is a status of its picture and ends nothing. Raises InvalidValueError for the threshold,
-        UnknownNameError for the metric and as `embed` for the reference; InvalidValueError for references that another
-        encoder made.
+        compared, is a status of its picture and ends nothing. Raises InvalidValueError for the threshold and for what
+        is no picture at all, UnknownNameError for the metric and as `embed` for the reference; InvalidValueError for
+        references that another encoder made.
         """
         if not isinstance(images, Iterable) or isinstance(images, str | os.PathLike):
             raise InvalidValueError("images", images, "a list of pictures")
@@ -197,6 +202,7 @@ class CharacterConsistencyChecker:
             encoder=self.encoder.label,
             calibrated=in_force.calibration is not None,
             calibration=in_force.label,
+            reason=reading.reason,
         )
 
     def _embedding(self, given: Picture | NDArray[np.floating]) -> Embedding:

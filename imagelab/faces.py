@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from imagelab.checks import check_number
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.head_pose import head_pose
 from imagelab.results import FaceStatus, Record
@@ -83,9 +84,22 @@ class Face:
         )
 
 
+_LARGEST = {  # that a limit can be
+    "min_face_px": 100_000,
+    "min_score": 1,
+    "min_visible_fraction": 1,
+    "min_sharpness": 64,  # of a chessboard of single pixels
+    "max_yaw_degrees": 180,
+    "max_pitch_degrees": 180,
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaceLimits(Record):
-    """What a face must have to be compared with another; None: it isn't looked at."""
+    """What a face must have to be compared with another; None: it isn't looked at.
+
+    Raises InvalidValueError for a limit that no measure can have.
+    """
 
     min_face_px: float = 16.0
     min_score: float = 0.0
@@ -93,6 +107,12 @@ class FaceLimits(Record):
     min_sharpness: float | None = None
     max_yaw_degrees: float | None = None  # to either side
     max_pitch_degrees: float | None = None  # up or down
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None or item.default is not None:
+                check_number(value, item.name, 0, _LARGEST[item.name])
 
     def admit(self, face: Face) -> bool:
         """Say whether a face is good enough."""

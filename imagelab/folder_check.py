@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from imagelab.acceptance import configured_limits, configured_threshold
 from imagelab.arcface import CHUNK
+from imagelab.assignment import read_characters
 from imagelab.calibration import Calibration
 from imagelab.check_table import (
     QUALITY_COLUMNS,
@@ -26,14 +27,15 @@ from imagelab.check_table import (
 from imagelab.config import Configs, pick
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError
-from imagelab.faces import FaceLimits, FaceReading, FacesFound, face_choice, read_found
+from imagelab.faces import FaceLimits, FaceReading, FacesFound, face_choice
 from imagelab.models import file_sha256
 from imagelab.picture_files import PictureFile, PictureList, PictureReading, as_text, list_pictures
 from imagelab.reference_calibration import calibration_label
 from imagelab.reference_store import CharacterReferences
-from imagelab.second_encoders import SecondEncoder, embed_references_by, score_by
-from imagelab.similarity import Embedding, check_threshold
-from imagelab.verdict_summary import VerdictSummary, summarise
+from imagelab.results import FaceStatus
+from imagelab.second_encoders import Own, SecondEncoder, embed_references_by, score_by
+from imagelab.similarity import check_threshold
+from imagelab.verdict_summary import VerdictSummary, said_mean, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,26 +52,30 @@ class CheckResult:
 
     table: "pd.DataFrame"  # a row a picture, in the order of the source
     path: Path
-    summaries: Mapping[str, VerdictSummary]  # by character
+    summaries: Mapping[str, VerdictSummary]  # by character, without the copies of its references
+    copies: Mapping[str, int]  # {character: pictures of the same bytes as one of its references}
     judged_by: Mapping[str, str]  # {character: its threshold, and whether it is calibrated}
     encoders: tuple[str, ...]  # that only added scores
     checked: int  # pictures looked at now
     kept: int  # that an earlier run had looked at
+    gone: int  # rows of an earlier run that went, because their pictures aren't listed any more
     skipped: int  # files of the folder that aren't named like pictures
 
     def to_text(self) -> str:
         """Return the summaries, and what was done, in a few lines."""
-        blocks = [
-            "\n".join([f"{name}, {self.judged_by[name]}", summary.to_text(), *self._scores_by_others(name)])
-            for name, summary in self.summaries.items()
-        ]
+        blocks = ["\n".join([f"{name}, {self.judged_by[name]}", *self._lines(name)]) for name in self.summaries]
         done = f"{self.path}: {len(self.table)} pictures, {self.checked} of them looked at now"
-        return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped"])
+        went = f"; {self.gone} rows went, whose pictures aren't there any more" if self.gone else ""
+        return "\n\n".join([*blocks, f"{done}; {self.skipped} other files skipped{went}"])
 
-    def _scores_by_others(self, character: str) -> Iterator[str]:
+    def _lines(self, character: str) -> Iterator[str]:
+        yield self.summaries[character].to_text()
+        judged = self.table[self.table[f"copy_of_reference_{character}"].isna()]
         for encoder in self.encoders:
-            scores = self.table[score_column(character, encoder)]
-            yield f"{encoder:<14}{scores.mean():.3f}, mean over {scores.count()} ok, no verdict"
+            scores = judged[score_column(character, encoder)]
+            yield f"{encoder:<14}{said_mean(scores.mean(), scores.count())}, no verdict"
+        if copies := self.copies[character]:
+            yield f"{'copies':<14}{copies} pictures are references themselves, and left out of these numbers"
 
 
 def check_folder(
@@ -89,10 +95,11 @@ def check_folder(
     The table goes to `output`, a parquet file, in parts of 128 pictures until it is complete. A check that was stopped
     goes on when it is asked for again, and a complete one looks at new pictures, and at those whose size, or time and
     sha256, have changed; rows of files that are gone go. It is refused when anything else that rows depend on has
-    changed. `threshold`, a cosine, holds for all characters; None takes that of each one's calibration, where
-    `calibrations` (CharacterReferenceManager.calibration) has one, else the configured one. Limits are the checker's,
-    else the strictest that are configured for the characters; with best_match the face counts that is nearest to any of
-    them.
+    changed, and for a list that has none of the table's files. `threshold`, a cosine, holds for all characters; None
+    takes that of each one's calibration, where `calibrations` (CharacterReferenceManager.calibration) has one, else the
+    configured one. Limits are the checker's, else the strictest that are configured for the characters. With best_match
+    each of several characters is judged by a face of its own (assignment.read_characters), and has no score where none
+    is left for it.
 
     `encoders`, names in the profile's `encoders` beside arcface, add columns of scores: each is shown the face that
     ArcFace chose, or the picture around it, and its template is made of the reference pictures, whose files have to be
@@ -100,11 +107,13 @@ def check_folder(
 
     Columns: `file`, relative to the folder or as given, in that order; `size_bytes`, `mtime_ns` and `sha256` of it;
     `duplicate_of`, the first file of the same bytes; `status`, and `reason` where it isn't ok; `faces`, how many were
-    found; of the face that counts (of low quality, of the largest) `detector_score`, `face_px`, `visible_fraction`,
-    `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as FaceQuality has them; `encoder`, ArcFace's label;
-    for each character `score_luca` (cosine), `threshold_luca`, `consistent_luca`, `calibrated_luca`, and
-    `score_clip_luca` for each encoder. A score is null unless the status is ok. The file's metadata `imagelab_check` is
-    CheckParameters as JSON: `check_table.read_check_table` returns both.
+    found; of the face that counts (of several, the first character's that is there; of low quality, the largest)
+    `detector_score`, `face_px`, `visible_fraction`, `sharpness`, `yaw_degrees`, `pitch_degrees` and `roll_degrees`, as
+    FaceQuality has them; `encoder`, ArcFace's label; for each character `score_luca` (cosine), `threshold_luca`,
+    `consistent_luca`, `calibrated_luca`, `copy_of_reference_luca`, the name of the reference picture of the same bytes,
+    and `score_clip_luca` for each encoder. Scores and verdicts are null unless the status is ok and the character has a
+    face. The summaries leave copies of references out. The file's metadata `imagelab_check` is CheckParameters as JSON:
+    `check_table.read_check_table` returns both.
 
     `progress` None shows a bar in a terminal only; it counts the pictures looked at, of which the last up to 127 aren't
     on disk yet. Raises InvalidValueError for the source, the references, the output or an encoder, UnknownNameError for
@@ -130,8 +139,10 @@ def check_folder(
             if threshold is not None
             else {name: calibration_label(own) for name, own in calibrated.items()},
             encoders={name: second.id for name, second in seconds.items()},
+            recursive=pictures.recursive,
         )
         table = stack.enter_context(CheckTable(output, parameters))
+        gone = _gone(table, pictures)
         pending = [file for file in pictures.files if not _still_holds(file, table.known)]
         rows = _rows(pending, sought, checker, parameters, seconds)
         bar = tqdm(rows, total=len(pictures.files), initial=len(pictures.files) - len(pending), unit="picture",
@@ -141,7 +152,7 @@ def check_folder(
             while part := list(islice(seen, PART_PICTURES)):
                 table.append(part)
         final = table.finish({file.name: file.mtime_ns for file in pictures.files})
-    return _result(final, table, pictures, checked=len(pending))
+    return _result(final, table, pictures, checked=len(pending), gone=gone)
 
 
 def _open_encoders(
@@ -205,6 +216,16 @@ def _strictest(configs: Configs, sought: Sequence[CharacterReferences]) -> FaceL
     return FaceLimits(**strictest)
 
 
+def _gone(table: CheckTable, pictures: PictureList) -> int:
+    """Return how many rows are of other pictures; raises for a list that has none of them: it is another check."""
+    listed = {file.name for file in pictures.files}
+    gone = sum(name not in listed for name in table.known)
+    if gone and gone == len(table.known) and not pictures.is_folder:
+        expected = f"another file: it has {gone} pictures, and none of these {len(listed)}"
+        raise InvalidValueError("output", str(table.path), expected)
+    return gone
+
+
 def _still_holds(file: PictureFile, known: Mapping[str, FileState]) -> bool:
     """Say whether a file is the one that its row is about; a copy with another time is."""
     was = known.get(file.name)
@@ -222,26 +243,50 @@ def _rows(
     parameters: CheckParameters,
     encoders: Mapping[str, SecondEncoder],
 ) -> Iterator[Row]:
-    def nearest(embedding: Embedding) -> float:
-        return max(own.similarity(embedding) for own in sought)
-
+    by_name = {references.character_name: references for references in sought}
     own = embed_references_by(encoders, sought, checker.faces)
     looks = _look_at(files, checker, keep_pixels=bool(encoders))
     while part := list(islice(looks, SHOWN_AT_ONCE)):
-        readings = [read_found(found, parameters.limits, checker.several, nearest) for _, found in part]
-        shown = [
-            (picture.pixels, reading.face)
-            for (picture, _), reading in zip(part, readings, strict=True)
-            if picture.pixels is not None and reading.face is not None and reading.status == "ok"
-        ]
-        scores = iter(score_by(encoders, sought, own, shown))
-        for (picture, found), reading in zip(part, readings, strict=True):
-            row = _picture_columns(picture, found) | _face_columns(reading, parameters.encoder.label)
+        readings = [read_characters(found, parameters.limits, checker.several, by_name) for _, found in part]
+        further = _further_scores([picture for picture, _ in part], readings, sought, own, encoders)
+        for (picture, found), of_each, scores in zip(part, readings, further, strict=True):
+            row = _picture_columns(picture, found) | _face_columns(_counting(of_each), parameters.encoder.label)
             for references in sought:
-                row |= _verdict_columns(checker, reading, references, parameters)
-            if encoders and reading.status == "ok":
-                row |= {score_column(name, encoder): score for (encoder, name), score in next(scores).items()}
-            yield row
+                row |= _verdict_columns(checker, of_each[references.character_name], references, parameters)
+                row |= _copy_columns(picture, references)
+            yield row | scores
+
+
+def _counting(of_each: Mapping[str, FaceReading]) -> FaceReading:
+    """Return what a row says of a picture's faces: the first character's that is there, else why none is."""
+    readings = list(of_each.values())
+    return next((reading for reading in readings if reading.status == "ok"), readings[0])
+
+
+def _further_scores(
+    pictures: Sequence[PictureReading],
+    readings: Sequence[Mapping[str, FaceReading]],
+    sought: Sequence[CharacterReferences],
+    own: Own,
+    encoders: Mapping[str, SecondEncoder],
+) -> list[Row]:
+    """Return each picture's scores by other encoders; each character's are of the face that ArcFace chose for it."""
+    shown = {  # a face that counts for all characters is shown once
+        reading.face: picture.pixels
+        for picture, of_each in zip(pictures, readings, strict=True)
+        for reading in of_each.values()
+        if picture.pixels is not None and reading.face is not None and reading.status == "ok"
+    }
+    by_face = score_by(encoders, sought, own, [(rgb, face) for face, rgb in shown.items()])
+    scores = dict(zip(shown, by_face, strict=True))
+    return [
+        {
+            score_column(name, encoder): scores[face][encoder, name]
+            for encoder, name in own
+            if (face := of_each[name].face) in scores
+        }
+        for of_each in readings
+    ]
 
 
 def _look_at(
@@ -286,29 +331,43 @@ def _verdict_columns(
     return {
         score_column(name): verdict.similarity_score,
         f"threshold_{name}": verdict.threshold,
-        f"consistent_{name}": verdict.is_consistent,
+        f"consistent_{name}": None if verdict.similarity_score is None else verdict.is_consistent,
         f"calibrated_{name}": name in parameters.calibrations,
     }
 
 
-def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int) -> CheckResult:
-    def column(name: str) -> list[Any]:
-        return list(rows[name].to_pylist())
+def _copy_columns(picture: PictureReading, references: CharacterReferences) -> Row:
+    originals = {own.sha256: own.name for own in references.provenance.pictures}
+    found = None if picture.sha256 is None else originals.get(picture.sha256)
+    return {f"copy_of_reference_{references.character_name}": found}
 
-    summaries = {
-        name: summarise(column("status"), column(score_column(name)), column(f"consistent_{name}"))
-        for name in table.parameters.thresholds
-    }
+
+def _result(rows: "pa.Table", table: CheckTable, pictures: PictureList, *, checked: int, gone: int) -> CheckResult:
+    names = tuple(table.parameters.thresholds)
     return CheckResult(
         table=rows.to_pandas(),
         path=table.path,
-        summaries=summaries,
-        judged_by={name: _judged_by(name, table.parameters) for name in summaries},
+        summaries={name: _summary(rows, name) for name in names},
+        copies={name: len(rows) - rows[f"copy_of_reference_{name}"].null_count for name in names},
+        judged_by={name: _judged_by(name, table.parameters) for name in names},
         encoders=tuple(table.parameters.encoders),
         checked=checked,
         kept=len(rows) - checked,
+        gone=gone,
         skipped=pictures.skipped,
     )
+
+
+def _summary(rows: "pa.Table", name: str) -> VerdictSummary:
+    """Summarise what is said of a character, whose own references would be no news."""
+    rows = rows.filter(rows[f"copy_of_reference_{name}"].is_null())
+    scores = rows[score_column(name)].to_pylist()
+    # A picture in which the faces are others' shows none of this character.
+    statuses: list[FaceStatus] = [
+        "no_face" if status == "ok" and score is None else status
+        for status, score in zip(rows["status"].to_pylist(), scores, strict=True)
+    ]
+    return summarise(statuses, scores, rows[f"consistent_{name}"].to_pylist())
 
 
 def _judged_by(name: str, parameters: CheckParameters) -> str:

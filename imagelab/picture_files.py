@@ -13,6 +13,7 @@ from imagelab.reference_pictures import IMAGE_SUFFIXES
 from imagelab.rgb import Rgb, to_rgb
 
 FILE_COLUMN = "file"
+FILES = "files"  # the source that isn't a folder
 _SOURCES = f"a folder of pictures, a list of files, or a table with a column {FILE_COLUMN!r}"
 
 
@@ -30,9 +31,15 @@ class PictureFile:
 class PictureList:
     """What there is to look at."""
 
-    source: str  # the folder, or "files"
+    source: str  # the folder, or FILES
     files: tuple[PictureFile, ...]  # a folder's by name, else in the order given; each once
     skipped: int  # files of the folder that aren't named like pictures
+    recursive: bool = False  # whether the folders in it were looked into
+
+    @property
+    def is_folder(self) -> bool:
+        """Say whether a folder was listed, whose files may all have been replaced."""
+        return self.source != FILES
 
 
 def list_pictures(source: Any, *, recursive: bool = False, leave_out: Path | None = None) -> PictureList:
@@ -53,7 +60,7 @@ def list_pictures(source: Any, *, recursive: bool = False, leave_out: Path | Non
     names = dict.fromkeys(checked_path(name, "source") for name in source)
     if not names:
         raise InvalidValueError("source", 0, "at least one file")
-    return PictureList(source="files", files=tuple(_look_at(path, path) for path in names), skipped=0)
+    return PictureList(source=FILES, files=tuple(_look_at(path, path) for path in names), skipped=0)
 
 
 def _of_folder(folder: Path, *, recursive: bool, leave_out: Path | None) -> PictureList:
@@ -66,7 +73,7 @@ def _of_folder(folder: Path, *, recursive: bool, leave_out: Path | None) -> Pict
     if not pictures:
         raise InvalidValueError("source", str(folder), f"a folder with pictures in it ({skipped} other files)")
     files = tuple(_look_at(path, path.relative_to(folder)) for path in pictures)
-    return PictureList(source=as_text(folder.resolve()), files=files, skipped=skipped)
+    return PictureList(source=as_text(folder.resolve()), files=files, skipped=skipped, recursive=recursive)
 
 
 def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:

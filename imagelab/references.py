@@ -140,6 +140,7 @@ class CharacterReferenceManager(StoredReferences):
             encoder=references.provenance.encoder.label,
             calibrated=in_force.calibration is not None,
             calibration=in_force.label,
+            reason=reading.reason,
         )
 
     def _readings(self, references: CharacterReferences, images: Iterable[Picture]) -> Iterator[FaceReading]:

@@ -257,6 +257,7 @@ class Verdict(Record):
     encoder: str  # the face pack
     calibrated: bool = False  # whether the threshold was fitted to this pack and character
     calibration: str | None = None  # which calibration that was, in a few words
+    reason: str = ""  # why the status isn't ok, where there is more to say
 
     @property
     def is_consistent(self) -> bool:

@@ -6,18 +6,16 @@ landmarks, and one of region picture the whole picture around it.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from imagelab.config import Encoder, Profile, project_root
-from imagelab.encoders.base import EncoderId, settings_sha256, text_sha256
-from imagelab.encoders.face import crop_face
+from imagelab.encoders.base import EncoderId
 from imagelab.encoders.open import open_encoder
+from imagelab.encoders.region import RegionEncoder, Shown
 from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError
 from imagelab.faces import Face
 from imagelab.imagefiles import decode_image, read_image_bytes
@@ -28,7 +26,6 @@ from imagelab.similarity import Embedding, cosine
 
 _FIX = "Put them back as they were, or call create_character_embedding again with pictures that lie in files"
 
-Shown = tuple[Rgb, Face]  # a picture and the face in it that was chosen
 Own = Mapping[tuple[str, str], Embeddings]  # {(encoder, character): the references' embeddings (n, d)}
 
 
@@ -44,42 +41,24 @@ class SecondEncoder:
             known = [other.name for other in profile.encoders.values() if other.kind != "arcface"]
             expected = f"beside ArcFace, which judges already and finds the faces: among {', '.join(known) or 'none'}"
             raise InvalidValueError("encoder", name, expected)
-        self._config = config
-        # What it is shown has been cut out: to the network, that is a whole picture.
-        whole = config.model_copy(update={"region": "picture"})
-        self._network = open_encoder(name, profile.model_copy(update={"encoders": {name: whole}}), device=device)
+        network = open_encoder(name, profile, device=device)
+        assert isinstance(network, RegionEncoder)  # noqa: S101  as all kinds but arcface
+        self._network: RegionEncoder[Any] = network
 
     @property
     def id(self) -> EncoderId:
-        """Return what its scores are marked with; which face it is shown isn't part of it. Loads the model."""
-        network, config = self._network.id, self._config
-        if config.region == "picture":
-            return network
-        seen = {"network": network.preprocessing_sha256, "side_px": config.side_px, "margin": config.margin}
-        preprocessing = settings_sha256(seen)
-        return replace(
-            network,
-            label=f"{config.name}/{text_sha256(network.weights_sha256 + preprocessing)[:8]}",
-            region="face",
-            preprocessing_sha256=preprocessing,
-        )
+        """Return what its scores are marked with, as open_encoder's are: the face is the check's. Loads the models."""
+        return self._network.id
 
     def embed(self, shown: Sequence[Shown]) -> list[Embedding | None]:
         """Return an embedding (d,) of norm 1 for each; None where the network gives no direction."""
-        images = [self._look(rgb, face) for rgb, face in shown]
-        readings = iter(self._network.embed([image for image in images if image is not None]))
-        return [None if image is None else next(readings).embedding for image in images]
+        return [reading.embedding for reading in self._network.embed_faces(shown)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._network.close()
-
-    def _look(self, rgb: Rgb, face: Face) -> Image.Image | None:
-        if self._config.region == "picture":
-            return Image.fromarray(rgb)
-        return crop_face(rgb, face, self._config.side_px, self._config.margin)
 
 
 def embed_references_by(

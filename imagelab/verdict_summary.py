@@ -21,9 +21,9 @@ class VerdictSummary:
 
     total: int
     counts: "Mapping[str, int]"  # {status: pictures}, every status
-    detection_rate: float  # ok of total; NaN without pictures
-    detection_low: float  # Wilson's 95 % interval of it
-    detection_high: float
+    comparable_rate: float  # ok of total; NaN without pictures
+    comparable_low: float  # Wilson's 95 % interval of it
+    comparable_high: float
     mean_similarity: float  # over ok; NaN without any
     consistent: int  # of ok
 
@@ -35,15 +35,15 @@ class VerdictSummary:
     def to_text(self) -> str:
         """Return it in a few lines, each number with the n that it is of."""
         lines = [f"{status:<14}{count}/{self.total}" for status, count in self.counts.items()]
-        rate = f"{self.detection_rate:.3f} ({self.detection_low:.3f} to {self.detection_high:.3f})"
-        lines.append(f"{'detection':<14}{rate}")
-        lines.append(f"{'similarity':<14}{self.mean_similarity:.3f}, mean over {self.ok} ok")
+        rate = f"{self.comparable_rate:.3f} ({self.comparable_low:.3f} to {self.comparable_high:.3f})"
+        lines.append(f"{'comparable':<14}{rate}")
+        lines.append(f"{'similarity':<14}{said_mean(self.mean_similarity, self.ok)}")
         lines.append(f"{'consistent':<14}{self.consistent}/{self.ok} ok")
         return "\n".join(lines)
 
 
 def summarise(
-    statuses: Sequence[FaceStatus], scores: Sequence[float | None], consistent: Sequence[bool]
+    statuses: Sequence[FaceStatus], scores: Sequence[float | None], consistent: Sequence[bool | None]
 ) -> VerdictSummary:
     """Count the statuses (n), and average the scores of those pictures that are ok, whatever else stands there.
 
@@ -70,12 +70,21 @@ def summarise(
     return VerdictSummary(
         total=len(statuses),
         counts=counts,
-        detection_rate=rate,
-        detection_low=interval.low,
-        detection_high=interval.high,
+        comparable_rate=rate,
+        comparable_low=interval.low,
+        comparable_high=interval.high,
         mean_similarity=math.fsum(map(float, compared)) / len(compared) if compared else math.nan,  # type: ignore[arg-type]  # none is None
         consistent=sum(bool(passed) for status, passed in zip(statuses, consistent, strict=True) if status == "ok"),
     )
+
+
+def said_mean(mean: float, count: int) -> str:
+    """Return a mean with the n that it is of; of no score at all there is none.
+
+    >>> said_mean(0.5, 2), said_mean(math.nan, 0)
+    ('0.500, mean over 2 ok', 'none')
+    """
+    return f"{mean:.3f}, mean over {count} ok" if count else "none"
 
 
 def summarise_verdicts(verdicts: Iterable[Verdict]) -> VerdictSummary:

@@ -12,10 +12,11 @@ from PIL import Image
 from imagelab.config import Encoder
 from imagelab.devices import within_memory
 from imagelab.encoders.base import EncoderId, Reading, check_pictures, settings_sha256, text_sha256
-from imagelab.encoders.face import ArcFaceEncoder
+from imagelab.encoders.face import ArcFaceEncoder, crop_face
 from imagelab.errors import ImageFileError, InvalidValueError
+from imagelab.faces import Face
 from imagelab.results import FaceStatus
-from imagelab.rgb import Picture, to_rgb
+from imagelab.rgb import Picture, Rgb, to_rgb
 from imagelab.similarity import unit
 
 BATCH = 16
@@ -38,6 +39,9 @@ class FeatureModel(Protocol):
 
 
 ModelT = TypeVar("ModelT", bound=FeatureModel)
+T = TypeVar("T")
+Shown = tuple[Rgb, Face]  # a picture and a face that was found in it
+Look = tuple[FaceStatus, Image.Image | None]  # of a picture, and what the network is shown of it
 
 
 class RegionEncoder(Generic[ModelT]):
@@ -66,10 +70,14 @@ class RegionEncoder(Generic[ModelT]):
 
     def embed(self, pictures: Sequence[Picture]) -> list[Reading]:
         """Return a reading for each picture, as IdentityEncoder says; low_quality where the network sees nothing."""
-        given = check_pictures(pictures)
-        model = self.load()
-        starts = range(0, len(given), BATCH)  # batch by batch: a set of files needn't fit into memory
-        return [reading for start in starts for reading in self._embed_batch(model, given[start : start + BATCH])]
+        return self._in_batches(check_pictures(pictures), self._looks)
+
+    def embed_faces(self, shown: Sequence[Shown]) -> list[Reading]:
+        """Return a reading for each face that was found before, by whatever limits; nothing is detected again.
+
+        An encoder of region picture is shown the whole picture around it. low_quality where the network sees nothing.
+        """
+        return self._in_batches(shown, self._cut_out)
 
     def load(self) -> ModelT:
         """Return the network, loaded; raises ModelNotFoundError, ModelFileError, or InvalidValueError once closed."""
@@ -95,19 +103,31 @@ class RegionEncoder(Generic[ModelT]):
         if getattr(self, "_model", None) is not None:
             warnings.warn(f"encoder {self._config.name} was not closed", ResourceWarning, stacklevel=2, source=self)
 
-    def _embed_batch(self, model: ModelT, pictures: Sequence[Picture]) -> list[Reading]:
-        seen = list(self._looks(pictures))
+    def _in_batches(self, given: Sequence[T], look: Callable[[Sequence[T]], Iterator[Look]]) -> list[Reading]:
+        model = self.load()
+        starts = range(0, len(given), BATCH)  # batch by batch: a set of files needn't fit into memory
+        batches = (list(look(given[start : start + BATCH])) for start in starts)
+        return [reading for seen in batches for reading in self._embed_batch(model, seen)]
+
+    def _embed_batch(self, model: ModelT, seen: Sequence[Look]) -> list[Reading]:
         images = [image for _, image in seen if image is not None]
         rows = iter(within_memory(partial(model.features, images), _OUT_OF_MEMORY) if images else ())
         return [Reading(status=status) if image is None else _reading(next(rows)) for status, image in seen]
 
-    def _looks(self, pictures: Sequence[Picture]) -> Iterator[tuple[FaceStatus, Image.Image | None]]:
-        """Yield of each picture its status, and what the network is shown of it."""
+    def _looks(self, pictures: Sequence[Picture]) -> Iterator[Look]:
         if self._faces is None:
             yield from map(_whole_picture, pictures)
             return
         for reading, crop in self._faces.looks(pictures, self._config.side_px, self._config.margin):
             yield reading.status, crop
+
+    def _cut_out(self, shown: Sequence[Shown]) -> Iterator[Look]:
+        for rgb, face in shown:
+            if self._faces is None:
+                yield _whole_picture(rgb)
+            else:
+                crop = crop_face(rgb, face, self._config.side_px, self._config.margin)
+                yield ("low_quality" if crop is None else "ok"), crop
 
     def _face_settings(self) -> dict[str, Any]:
         if self._faces is None:
@@ -115,7 +135,7 @@ class RegionEncoder(Generic[ModelT]):
         return {**self._faces.settings, "side_px": self._config.side_px, "margin": self._config.margin}
 
 
-def _whole_picture(picture: Picture) -> tuple[FaceStatus, Image.Image | None]:
+def _whole_picture(picture: Picture) -> Look:
     try:
         rgb = to_rgb(picture)
     except ImageFileError:

@@ -185,6 +185,9 @@ def test_a_batch_gives_each_picture_its_status(checker, references, tmp_path):
     assert [verdict.status for verdict in verdicts] == expected
     assert [verdict.similarity_score is None for verdict in verdicts] == [False] + [True] * 5
     assert [verdict.is_consistent for verdict in verdicts] == [True] + [False] * 5
+    for verdict, said in zip(verdicts, ("", "isn't a PNG", "damaged", "doesn't exist", "", "2 faces"), strict=True):
+        assert said in verdict.reason
+        assert said or not verdict.reason
     assert {verdict.character_name for verdict in verdicts} == {"luca"}
     assert {verdict.encoder for verdict in verdicts} == {checker.encoder.label}
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -18,8 +19,9 @@ from imagelab.calibration import calibrate
 from imagelab.check_table import read_check_table
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import InvalidValueError, UnknownNameError
-from imagelab.faces import FaceLimits, face_choice
+from imagelab.faces import SEVERAL_FACES, FaceLimits, face_choice
 from imagelab.folder_check import check_folder
+from imagelab.rgb import to_rgb
 
 ROOT = Path(__file__).parents[2]
 LUCA = ROOT / "imagelab/puppets/weights/references/luca"
@@ -28,13 +30,13 @@ ALBERTO = ROOT / "imagelab/puppets/weights/references/alberto"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of luca, the second one twice, one of alberto, an empty one, a broken one, and other things."""
+    """A reference of luca, a picture of him twice, one of alberto, an empty one, a broken one, and other things."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     first, second, *_ = sorted(LUCA.glob("*.png"))
     shutil.copy(first, folder / "a.png")
-    shutil.copy(second, folder / "b.png")
-    shutil.copy(second, folder / "c.png")
+    Image.open(second).save(folder / "b.png", compress_level=0)  # a reference's pixels in another file
+    shutil.copy(folder / "b.png", folder / "c.png")
     shutil.copy(min(ALBERTO.glob("*.png")), folder / "d.png")
     Image.new("RGB", (64, 64), "green").save(folder / "e.jpg")
     (folder / "f.png").write_text("not a picture")
@@ -49,7 +51,7 @@ def test_a_folder_becomes_a_row_for_each_picture(checker, luca, folder, tmp_path
     table = result.table.set_index("file")
     assert list(table.index) == ["a.png", "b.png", "c.png", "d.png", "e.jpg", "f.png"]
     assert list(table["status"]) == ["ok"] * 4 + ["no_face", "decode_error"]
-    assert list(table["consistent_luca"]) == [True] * 3 + [False] * 3
+    assert list(table["consistent_luca"].dropna()) == [True] * 3 + [False]
     assert table["score_luca"].notna().sum() == table["sharpness"].notna().sum() == 4
     assert list(table["duplicate_of"].dropna().items()) == [("c.png", "b.png")]
     assert table.loc["b.png", "score_luca"] == table.loc["c.png", "score_luca"]
@@ -60,8 +62,8 @@ def test_a_folder_becomes_a_row_for_each_picture(checker, luca, folder, tmp_path
     assert table["sha256"].str.len().eq(64).all()
     assert (result.checked, result.kept, result.skipped) == (6, 0, 1)
     summary = result.summaries["luca"]
-    assert (summary.ok, summary.total, summary.consistent) == (4, 6, 3)
-    assert summary.mean_similarity == pytest.approx(table["score_luca"].mean())
+    assert (summary.ok, summary.total, summary.consistent) == (3, 5, 2)  # without the reference
+    assert summary.mean_similarity == pytest.approx(table["score_luca"].drop("a.png").mean())
     assert capfd.readouterr() == ("", "")  # no bar without a terminal
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
     pd.testing.assert_frame_equal(pd.read_parquet(result.path), result.table)
@@ -72,6 +74,22 @@ def test_scores_are_those_of_single_checks(checker, luca, folder, tmp_path):
     for row in result.table[result.table["status"] == "ok"].itertuples():
         single = luca.similarity(checker.embed(folder / row.file))
         assert row.score_luca == pytest.approx(single, abs=1e-6)
+
+
+def test_references_among_the_pictures_are_named_and_enter_no_mean(checker, luca, alberto, folder, tmp_path):
+    given = {"checker": checker, "encoders": ["clip"]}
+    result = check_folder(folder, [luca, alberto], tmp_path / "check.parquet", **given)
+    table = result.table.set_index("file")
+    assert table["copy_of_reference_luca"].dropna().to_dict() == {"a.png": luca.names[0]}
+    assert table["copy_of_reference_alberto"].dropna().to_dict() == {"d.png": alberto.names[0]}
+    assert result.copies == {"luca": 1, "alberto": 1}
+    (folder / "a.png").unlink()
+    without = check_folder(folder, [luca, alberto], tmp_path / "without.parquet", **given)
+    assert without.summaries["luca"] == result.summaries["luca"]
+    for line in without.to_text().partition("\n\n")[0].splitlines():
+        assert line in result.to_text()  # the other encoder's mean, too
+    only = check_folder([folder / "d.png"], alberto, tmp_path / "only.parquet", checker=checker)
+    assert "similarity    none" in only.to_text()
 
 
 def test_subfolders_lists_and_tables_are_sources_too(checker, luca, folder, tmp_path):
@@ -90,6 +108,53 @@ def test_several_characters_are_columns_side_by_side(checker, luca, alberto, fol
     table = check_folder(folder, [luca, alberto], tmp_path / "both.parquet", checker=checker).table.set_index("file")
     assert table.loc["a.png", "score_luca"] > table.loc["a.png", "score_alberto"]
     assert table.loc["d.png", "score_luca"] < table.loc["d.png", "score_alberto"]
+
+
+@pytest.fixture
+def couple(tmp_path):
+    """A folder with luca and alberto side by side, in either order, and each of them alone."""
+    folder = tmp_path / "couple"
+    folder.mkdir()
+    one, other = to_rgb(min(LUCA.glob("*.png"))), to_rgb(min(ALBERTO.glob("*.png")))
+    for name, shown in (("a", [one, other]), ("b", [other, one]), ("c", [other]), ("d", [one])):
+        Image.fromarray(np.hstack(shown)).save(folder / f"{name}.png", compress_level=0)
+    Image.new("RGB", (64, 64), "green").save(folder / "e.png")
+    return folder
+
+
+def test_of_several_faces_each_character_is_judged_by_its_own(configs, luca, alberto, couple, tmp_path):
+    with CharacterConsistencyChecker("cpu", "puppet", configs, several="best_match") as checker:
+        result = check_folder(couple, [luca, alberto], tmp_path / "check.parquet", checker=checker, threshold=0.65)
+        alone = check_folder(couple, luca, tmp_path / "luca.parquet", checker=checker, threshold=0.65)
+    table = result.table.set_index("file")
+    assert list(table["status"]) == ["ok"] * 4 + ["no_face"]
+    for name, there in (("luca", ["a.png", "b.png", "d.png"]), ("alberto", ["a.png", "b.png", "c.png"])):
+        assert table.loc[there, f"consistent_{name}"].eq(True).all()
+        assert table.loc[~table.index.isin(there), f"score_{name}"].isna().all()
+        summary = result.summaries[name]
+        assert (summary.ok, summary.counts["no_face"], summary.consistent) == (3, 2, 3)
+    single = alone.table.set_index("file")["score_luca"]
+    assert table.loc[["a.png", "b.png"], "score_luca"].tolist() == single[["a.png", "b.png"]].tolist()
+
+
+@pytest.mark.parametrize("several", SEVERAL_FACES)
+def test_there_is_a_verdict_where_there_is_a_score_and_nowhere_else(
+    configs, luca, alberto, folder, couple, tmp_path, several
+):
+    files = sorted([*folder.glob("?.*"), *couple.iterdir()])
+    with CharacterConsistencyChecker("cpu", "puppet", configs, several=several) as checker:
+        for sought in ([luca], [luca, alberto]):
+            names = [references.character_name for references in sought]
+            check_folder(files, sought, tmp_path / f"{len(sought)}.parquet", checker=checker)
+            table = pd.read_parquet(tmp_path / f"{len(sought)}.parquet")
+            scored = table[[f"score_{name}" for name in names]].notna().to_numpy()
+            judged = table[[f"consistent_{name}" for name in names]]
+            assert (judged.dtypes == "boolean").all()
+            assert (judged.notna().to_numpy() == scored).all()
+            assert (scored.any(axis=1) == (table["status"] == "ok")).all()
+            assert set(table["status"]) >= {"ok", "no_face", "decode_error"}
+            passed = table[table["consistent_luca"]]  # a mask
+            assert (passed["score_luca"] >= passed["threshold_luca"]).all()
 
 
 def test_a_second_run_looks_at_what_is_new_or_has_changed_only(checker, luca, folder, tmp_path):
@@ -117,7 +182,7 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
     before = output.read_bytes()
     with pytest.raises(InvalidValueError, match=r"thresholds\.luca was 0\.65, is 0\.7"):
         check_folder(folder, luca, output, checker=checker, threshold=0.7)
-    with pytest.raises(InvalidValueError, match=r"references\.alberto was None, is"):
+    with pytest.raises(InvalidValueError, match=r"\(the table was made without alberto; .* made with luca\)"):
         check_folder(folder, alberto, output, checker=checker, threshold=0.65)
     with pytest.raises(InvalidValueError, match="source was"):
         check_folder(folder / "more", luca, output, checker=checker, threshold=0.65)
@@ -126,8 +191,24 @@ def test_what_rows_depend_on_may_not_change_between_runs(checker, configs, luca,
         pytest.raises(InvalidValueError, match="several was require_one, is largest"),
     ):
         check_folder(folder, luca, output, checker=other, threshold=0.65)
+    with pytest.raises(InvalidValueError, match="recursive was False, is True"):
+        check_folder(folder, luca, output, checker=checker, threshold=0.65, recursive=True)
     assert output.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.parquet", "pictures"]
+
+
+def test_rows_that_go_are_counted_and_another_list_is_another_check(checker, luca, folder, tmp_path):
+    output = tmp_path / "check.parquet"
+    first, other = [folder / "a.png", folder / "b.png"], [folder / "d.png", folder / "e.jpg"]
+    check_folder(first, luca, output, checker=checker)
+    before = output.read_bytes()
+    with pytest.raises(InvalidValueError, match="another file: it has 2 pictures, and none of these 2"):
+        check_folder(other, luca, output, checker=checker)
+    assert output.read_bytes() == before
+    overlapping = check_folder([*first[1:], *other], luca, output, checker=checker)
+    assert (overlapping.checked, overlapping.kept, overlapping.gone) == (2, 1, 1)
+    assert "1 rows went" in overlapping.to_text()
+    assert "went" not in check_folder([*first[1:], *other], luca, output, checker=checker).to_text()
 
 
 def test_a_calibrated_threshold_is_used_said_and_held_to(checker, luca, folder, tmp_path):
@@ -287,8 +368,9 @@ def test_the_command_prints_a_summary(folder, tmp_path, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr().out
     assert caught.value.code == 0
-    assert "no_face       1/7" in said
-    assert "mean over 5 ok" in said
+    assert "no_face       1/5" in said
+    assert "mean over 3 ok" in said
+    assert "2 pictures are references themselves" in said
     assert "7 pictures, 7 of them looked at now; 1 other files skipped" in said
     assert len(pd.read_parquet(output)) == 7
 

@@ -45,7 +45,7 @@ def test_histogram_names_each_of_several_configured_thresholds(scores):
 
 
 def summary(aspect, condition, ok, mean, low, high):
-    rates = {"detection_low": 0.0, "detection_high": 1.0, "consistent": 0}
+    rates = {"comparable_low": 0.0, "comparable_high": 1.0, "consistent": 0}
     return ConditionSummary(aspect=aspect, condition=condition, total=4, ok=ok, mean=mean, low=low, high=high, **rates)
 
 

@@ -1,11 +1,16 @@
 """The table of a check grows on disk and not in memory, and has the columns that the README promises."""
 
 import re
+import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from imagelab.check_table import CheckParameters, CheckTable, score_column
 from imagelab.encoders import EncoderId
+from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceEncoderId, FaceLimits
 
 README = Path(__file__).parents[2] / "README.md"
@@ -56,6 +61,30 @@ def test_rows_take_no_memory_of_python_while_the_table_grows(tmp_path):
     assert grown / ROWS < 100  # bytes; a row as a dict has over 1000
     assert final["mtime_ns"].to_pylist() == sorted(-number for number in range(ROWS))
     assert final["duplicate_of"].to_pylist()[:4] == [None, "picture 004095.png", None, "picture 004093.png"]
+
+
+def test_what_changed_is_said_in_few_words():
+    was = parameters()
+    other = replace(was.encoders["clip"], weights_sha256="b" * 64)
+    assert was.changes(replace(was, encoders={"clip": other})) == ("encoders.clip.weights_sha256 was c, is bbbbbbbb",)
+    more = replace(was, encoders={**was.encoders, "clip_face": other}, limits=FaceLimits(min_face_px=20))
+    assert was.changes(more) == ("the table was made without clip_face", "limits.min_face_px was 16.0, is 20")
+    assert more.changes(was)[0] == "the table was made with clip_face"
+
+
+def test_parts_of_another_check_are_refused_by_the_name_of_their_folder(tmp_path):
+    with CheckTable(tmp_path / "check.parquet", parameters()) as table:
+        table.append([row(0)])
+    changed = replace(parameters(), several="largest")
+    parts = tmp_path / ".check.parquet.parts"
+    with (
+        pytest.raises(InvalidValueError, match=rf"remove {parts} \(several was require_one, is largest\)"),
+        CheckTable(tmp_path / "check.parquet", changed),
+    ):
+        pass
+    shutil.rmtree(parts)  # which is what it says
+    with CheckTable(tmp_path / "check.parquet", changed) as table:
+        assert table.known == {}
 
 
 def test_the_readme_has_every_column_in_its_order(tmp_path):

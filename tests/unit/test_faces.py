@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -51,6 +52,19 @@ def test_of_equal_faces_the_surest_then_the_leftmost_then_the_topmost_is_taken(p
 def test_best_match_without_anything_to_match_is_refused():
     with pytest.raises(InvalidValueError, match="nearest to what"):
         read_faces([], FaceLimits(), "best_match")
+
+
+@pytest.mark.parametrize("limit", [item.name for item in fields(FaceLimits)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, "16", True, [16]])
+def test_a_limit_that_no_measure_can_have_is_refused_by_name(limit, value):
+    with pytest.raises(InvalidValueError, match=f"{limit} must be a number between 0 and"):
+        FaceLimits(**{limit: value})
+
+
+def test_limits_that_may_be_left_out_are_the_ones_that_are_none_by_default():
+    assert FaceLimits(min_sharpness=None, max_yaw_degrees=None, max_pitch_degrees=None) == FaceLimits()
+    with pytest.raises(InvalidValueError, match="min_face_px"):
+        FaceLimits(min_face_px=None)
 
 
 def test_several_usable_faces_are_counted_in_the_reason():

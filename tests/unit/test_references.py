@@ -9,6 +9,7 @@ import pytest
 from handmade_pack import REDS, handmade_configs, handmade_manager, plain, write_pack
 from hypothesis import given as drawn
 from hypothesis import strategies as st
+from PIL import Image
 
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import (
@@ -409,6 +410,7 @@ def test_the_characters_limits_hold_for_single_pictures_and_for_batches(folder):
         with CharacterConsistencyChecker("cpu", "puppet", with_thresholds(usual, **limit)) as checker:
             judged = CharacterReferenceManager(checker, folder / "store").judge(luca, plain("red"), 0.5)
             assert judged.status == "low_quality"
+            assert judged.reason.startswith(("min_face_px 65", "min_score 0.95"))
             assert batch_statuses(checker, luca) == ["low_quality"]
             assert batch_statuses(checker, luca.template) == ["ok"]  # nobody's in particular
 
@@ -433,6 +435,21 @@ def test_a_picture_that_cannot_be_looked_at_ends_no_batch(folder):
     with CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker:
         statuses = [verdict.status for verdict in checker.check_batch(pictures, plain("red"))]
     assert statuses == ["ok", "decode_error", "decode_error", "no_face", "ok"]
+
+
+@pytest.mark.parametrize("bad", [3, None, np.zeros((4, 4)), Image.new("F", (4, 4))])
+def test_what_is_no_picture_at_all_ends_a_batch(folder, bad):
+    with (
+        CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker,
+        pytest.raises(InvalidValueError, match="picture must be"),
+    ):
+        checker.check_batch([plain("red"), folder / "gone.png", bad], plain("red"))
+
+
+@pytest.mark.parametrize("bad", [{"min_face_px": 16}, 16, FaceLimits])
+def test_limits_of_another_type_are_refused_at_once(bad):
+    with pytest.raises(InvalidValueError, match="limits must be a FaceLimits"):
+        CharacterConsistencyChecker("cpu", "puppet", handmade_configs(), limits=bad)
 
 
 @pytest.mark.parametrize("bad", [plain("red"), "luca.png", 5, None])

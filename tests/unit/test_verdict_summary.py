@@ -34,8 +34,8 @@ def test_pictures_without_a_compared_face_never_enter_a_mean_whatever_their_numb
     assert among.ok == among.consistent == len(scores)
     assert among.total == sum(among.counts.values()) == len(mixed)
     if mixed:
-        assert among.detection_rate == len(scores) / len(mixed)
-        assert 0 <= among.detection_low <= among.detection_rate <= among.detection_high <= 1
+        assert among.comparable_rate == len(scores) / len(mixed)
+        assert 0 <= among.comparable_low <= among.comparable_rate <= among.comparable_high <= 1
 
 
 def test_means_are_over_ok_and_say_of_how_many():
@@ -44,21 +44,23 @@ def test_means_are_over_ok_and_say_of_how_many():
     assert (summary.ok, summary.total, summary.consistent) == (2, 3, 1)
     assert "mean over 2 ok" in summary.to_text()
     assert "1/3" in summary.to_text()
+    assert "comparable    0.667 (" in summary.to_text()
 
 
 def test_without_a_single_compared_face_there_is_no_mean():
     summary = summarise_verdicts([verdict("no_face", None)] * 4)
     assert math.isnan(summary.mean_similarity)
-    assert summary.detection_rate == summary.detection_low == 0
-    assert summary.detection_high == pytest.approx(0.4899, abs=1e-4)  # z²/(n+z²), n = 4
-    assert math.isnan(summarise_verdicts([]).detection_rate)
+    assert "nan" not in summary.to_text()
+    assert summary.comparable_rate == summary.comparable_low == 0
+    assert summary.comparable_high == pytest.approx(0.4899, abs=1e-4)  # z²/(n+z²), n = 4
+    assert math.isnan(summarise_verdicts([]).comparable_rate)
 
 
 def test_the_interval_is_wilsons():
     summary = summarise(["ok"] * 8 + ["no_face"] * 2, [0.5] * 8 + [None] * 2, [True] * 10)
     z = 1.959963985
     centre, half = (0.8 + z * z / 20) / (1 + z * z / 10), z * math.sqrt(0.016 + z * z / 400) / (1 + z * z / 10)
-    assert (summary.detection_low, summary.detection_high) == pytest.approx((centre - half, centre + half))
+    assert (summary.comparable_low, summary.comparable_high) == pytest.approx((centre - half, centre + half))
 
 
 @pytest.mark.parametrize("change", [{"encoder": "another"}, {"metric": "euclidean"}])

@@ -363,6 +363,14 @@ def test_a_calibration_of_a_later_schema_is_refused(tmp_path, calibration):
         read_calibration(path)
 
 
+@pytest.mark.parametrize("score", [0.9, 0.5, 0.1 + 0.2])
+def test_equal_scores_are_worth_as_many_as_they_are_whatever_their_digits(score):
+    impostors = [0.1, 0.2, 0.15, 0.05]
+    wanted = calibrate([0.5] * 5, impostors, resamples=100).fnmr
+    assert calibrate([score] * 5, impostors, resamples=100).fnmr == wanted
+    assert wanted.high < 0.7
+
+
 def test_a_calibration_describes_what_a_verdict_was_made_with(calibration):
     text = calibration.describe()
 

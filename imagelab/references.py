@@ -128,6 +128,16 @@ class CharacterReferenceManager(StoredReferences):
         """
         return self._calibration_of(self.references(character_name))
 
+    def remove_calibration(self, character_name: str) -> bool:
+        """Remove a character's calibration, a stale one too, and say whether there was one; raises as `store_path`.
+
+        From then on the configured threshold holds.
+        """
+        path = self.calibration_path(character_name)
+        there = path.is_file()
+        path.unlink(missing_ok=True)
+        return there
+
     def judge(self, references: CharacterReferences, image: Picture, threshold: float | ThresholdInForce) -> Verdict:
         """Compare one picture with references at hand; `threshold` is a cosine, or what `threshold` returns.
 

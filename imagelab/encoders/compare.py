@@ -130,6 +130,8 @@ def compare_encoders(
     pairs = combinations(results, 2)
     differences = tuple(_difference(one, two, read, confidence, resamples, seed) for one, two in pairs)
     recommended, reason = _recommend(results, differences)
+    if encoders[recommended].id.kind != "arcface":
+        reason += "; to judge and to calibrate, imagelab has the face pack only"
     return EncoderComparison(
         results=results,
         differences=differences,

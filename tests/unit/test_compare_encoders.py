@@ -127,6 +127,7 @@ def test_the_encoder_with_less_noise_is_recommended_and_the_interval_of_the_diff
     assert found.difference("noisy", "clear").auroc.high < 0
     assert found.result("clear").calibration.auroc.value > found.result("noisy").calibration.auroc.value
     assert "best AUROC" in found.reason
+    assert "to judge and to calibrate, imagelab has the face pack only" in found.reason
 
 
 def test_each_picture_is_embedded_once_by_each_encoder():

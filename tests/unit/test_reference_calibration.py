@@ -172,6 +172,19 @@ def test_no_interval_of_a_threshold_reaches_beyond_what_a_cosine_can_be(manager)
             calibrate(*scores, score_range=wrong, resamples=100)
 
 
+def test_a_stale_calibration_can_be_removed_as_its_error_says(manager):
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    old = manager.references("luca").references_sha256
+    manager.add_reference_images("luca", [plain((250, 10, 10))])
+    with pytest.raises(CalibrationFileError, match="remove_calibration") as caught:
+        manager.check_character_consistency("luca", GENUINE[0])
+    assert old[:8] in str(caught.value)
+    assert old[:9] not in str(caught.value)
+    assert manager.remove_calibration("luca")
+    assert not manager.check_character_consistency("luca", GENUINE[0]).calibrated
+    assert not manager.remove_calibration("luca")
+
+
 @pytest.mark.parametrize("bad", [{}, [], {"luca": GENUINE}, {"giulia": []}])
 def test_a_calibration_wants_pictures_of_others(manager, bad):
     with pytest.raises(InvalidValueError, match="impostor_pictures"):

@@ -157,13 +157,16 @@ def compare_paired(
 def needed_pairs(effect_size: float, power: float = 0.8, confidence: float = 0.95) -> int | None:
     """Return how many pairs the two-sided paired t test needs to find an effect of size d_z; None beyond ten million.
 
-    The sign-flip test needs as many, and never fewer than it takes for all signs alike to be rare.
+    The sign-flip test needs as many, and never fewer than it takes for all signs alike to be rare. Raises
+    InvalidValueError for a power outside 0.01 to 0.9999, and a confidence outside 0.5 to 0.9999.
 
     >>> needed_pairs(0.5)
     34
     """
     effect = abs(check_number(effect_size, "effect_size", -math.inf, math.inf))
-    least = math.ceil(1 - math.log2(1 - confidence)) if confidence < 1 else _MOST_PAIRS
+    power = check_number(power, "power", 0.01, 0.9999)
+    confidence = check_number(confidence, "confidence", 0.5, 0.9999)
+    least = math.ceil(1 - math.log2(1 - confidence))
     low, high = least - 1, least
     while _power(effect, high, confidence) < power:
         low, high = high, 2 * high

@@ -1,15 +1,14 @@
 """Scores of pictures against a character's references, as a calibration wants them."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from imagelab.calibration import Calibration, Scores
-from imagelab.errors import ImageFileError, InvalidValueError
+from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceReading
 from imagelab.reference_audit import copy_kind
 from imagelab.reference_pictures import hash_picture
@@ -38,68 +37,77 @@ class ScoredPictures:
     left_out: Mapping[str, str]  # {picture: why}, which have a status no more
 
 
-class _Probe(NamedTuple):
-    """A picture that is to be scored, once it is open."""
+class Probe:
+    """A picture that is to be scored; the thread that looks for its faces calls `decode`, then `hashes` are there."""
 
-    name: str
-    character: str
-    hashes: PictureHashes
+    __slots__ = ("_picture", "character", "fault", "hashes", "name")
+
+    def __init__(self, picture: Picture, name: str, character: str) -> None:
+        self._picture = picture
+        self.name = name
+        self.character = character
+        self.hashes: PictureHashes | None = None  # None: it couldn't be read
+        self.fault: InvalidValueError | None = None  # it is no picture at all
+
+    def decode(self) -> Rgb:
+        """Return the picture as `to_rgb`, and hash it; raises as that does."""
+        try:
+            rgb = to_rgb(self._picture)
+        except InvalidValueError as error:
+            self.fault = error
+            raise
+        self.hashes = hash_picture(rgb)
+        return rgb
 
 
 def score_pictures(
     references: CharacterReferences,
     pictures: Mapping[str, Sequence[Picture]],
-    read: Callable[[Iterable[Rgb]], Iterable[FaceReading]],
+    read: Callable[[Iterable[Probe]], Iterable[FaceReading]],
 ) -> ScoredPictures:
     """Score pictures, by the character whom they show, against references; only those whose status is ok have a score.
 
-    A copy of a reference scores better than a new picture can. The very same pixels are a mistake, and raise
-    InvalidValueError; what only looks like a copy, re-encoded, resized or mirrored, is left out and named.
+    `read` calls `Probe.decode` of each, and gives the readings in order. A copy of a reference scores better than a new
+    picture can. The very same pixels are a mistake, and raise InvalidValueError; what only looks like a copy,
+    re-encoded, resized or mirrored, is left out and named. The same pixels given twice are one picture.
     """
+    own = {picture.pixels_sha256: picture.name for picture in references.provenance.pictures}
     statuses: Counter[str] = Counter()
     left_out: dict[str, str] = {}
-    scored: list[tuple[float, _Probe]] = []
-    probes: list[_Probe] = []  # grows as `read` takes the pictures, of which it may be some ahead
-    for reading, probe in zip(read(_open(references, pictures, probes, statuses)), probes, strict=False):
-        if reading.embedding is None:
+    scored: list[tuple[float, str, str]] = []
+    probes: deque[Probe] = deque()  # grows as `read` takes the pictures, of which it may be some ahead
+    for reading in read(_take(pictures, probes)):
+        probe = probes.popleft()
+        if probe.fault:
+            raise probe.fault
+        if probe.hashes and (same := own.get(probe.hashes.pixels_sha256)):
+            raise InvalidValueError("pictures", f"{probe.name}, which is reference {same}", "other pictures than these")
+        if reading.embedding is None or probe.hashes is None:
             statuses[reading.status] += 1
         elif why := _copied_from(references, probe.hashes, reading.embedding):
             left_out[probe.name] = why
         else:
             statuses[reading.status] += 1
-            scored.append((references.similarity(reading.embedding), probe))
+            score = references.similarity(reading.embedding)
+            scored.append((score, probe.hashes.pixels_sha256, probe.character))
     if not scored:
         found = f"{dict(statuses)}, {len(left_out)} copies of references"
         raise InvalidValueError("pictures", found, "of which at least one shows one clear face, and is no copy")
     scores = Scores(
-        values=np.array([score for score, _ in scored]),
-        pictures=np.array([[probe.name] for _, probe in scored]),
-        characters=np.array([[probe.character] for _, probe in scored]),
+        values=np.array([score for score, *_ in scored]),
+        pictures=np.array([[pixels] for _, pixels, _ in scored]),
+        characters=np.array([[character] for *_, character in scored]),
     )
     return ScoredPictures(scores=scores, statuses=dict(statuses), left_out=left_out)
 
 
-def _open(
-    references: CharacterReferences,
-    pictures: Mapping[str, Sequence[Picture]],
-    probes: list[_Probe],
-    statuses: Counter[str],
-) -> Iterator[Rgb]:
-    """Yield the pictures that can be read, one more in `probes` each, and count the others."""
-    own = {picture.pixels_sha256: picture.name for picture in references.provenance.pictures}
+def _take(pictures: Mapping[str, Sequence[Picture]], probes: deque[Probe]) -> Iterator[Probe]:
+    """Yield a probe of each picture, and put it in `probes`."""
     for character, given in pictures.items():
         for index, picture in enumerate(given):
             name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"picture {index} of {character}"
-            try:
-                rgb = to_rgb(picture)
-            except ImageFileError:
-                statuses["decode_error"] += 1
-                continue
-            hashes = hash_picture(rgb)
-            if same := own.get(hashes.pixels_sha256):
-                raise InvalidValueError("pictures", f"{name}, which is reference {same}", "other pictures than these")
-            probes.append(_Probe(name, character, hashes))
-            yield rgb
+            probes.append(Probe(picture, name, character))
+            yield probes[-1]
 
 
 def _copied_from(references: CharacterReferences, hashes: PictureHashes, embedding: Embedding) -> str:
@@ -131,4 +139,5 @@ def as_threshold(given: float | ThresholdInForce) -> ThresholdInForce:
 def calibration_label(calibration: Calibration) -> str:
     """Return in a few words which calibration a verdict was made with."""
     counts = f"{calibration.genuine.scores} genuine, {calibration.impostor.scores} impostor"
-    return f"{calibration.policy} at {calibration.threshold.value:.3f} on {counts}"
+    doubt = "" if calibration.tells_apart else f", not surely apart (AUROC {calibration.auroc})"
+    return f"{calibration.policy} at {calibration.threshold.value:.3f} on {counts}{doubt}"

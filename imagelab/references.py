@@ -11,6 +11,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceReading, face_choice, read_faces, read_found
 from imagelab.reference_calibration import (
     CalibrationRun,
+    Probe,
     ThresholdInForce,
     as_threshold,
     score_pictures,
@@ -72,7 +73,8 @@ class CharacterReferenceManager(StoredReferences):
         `impostor_pictures` are {character: pictures}, each a list or a folder; none may be a reference, and what looks
         like a copy of one is left out and named. Only pictures with one clear face are scored, the others are counted
         by status. From then on `threshold` gives this one, until the references or the encoder change. Raises as
-        `references` and `calibration.calibrate`; CalibrationFileError when it can't be written.
+        `references` and `calibration.calibrate`; InvalidValueError where the character's own pictures score no higher
+        than the others'; CalibrationFileError when it can't be written.
         """
         path = self.calibration_path(character_name)
         own = {character_name: gather_pictures(genuine_pictures, "genuine_pictures")}
@@ -98,6 +100,9 @@ class CharacterReferenceManager(StoredReferences):
             references_sha256=references.references_sha256,
             face_choice=self.face_choice(character_name),
         )
+        if calibration.auroc.value <= 0.5:
+            expected = "above 0.5, where genuine pictures score higher than impostors: are the two swapped?"
+            raise InvalidValueError("the AUROC of the pictures", calibration.auroc.value, expected)
         check_threshold(calibration.threshold.value)
         write_calibration(path, calibration)
         return CalibrationRun(
@@ -123,6 +128,16 @@ class CharacterReferenceManager(StoredReferences):
         """
         return self._calibration_of(self.references(character_name))
 
+    def remove_calibration(self, character_name: str) -> bool:
+        """Remove a character's calibration, a stale one too, and say whether there was one; raises as `store_path`.
+
+        From then on the configured threshold holds.
+        """
+        path = self.calibration_path(character_name)
+        there = path.is_file()
+        path.unlink(missing_ok=True)
+        return there
+
     def judge(self, references: CharacterReferences, image: Picture, threshold: float | ThresholdInForce) -> Verdict:
         """Compare one picture with references at hand; `threshold` is a cosine, or what `threshold` returns.
 
@@ -143,9 +158,9 @@ class CharacterReferenceManager(StoredReferences):
             reason=reading.reason,
         )
 
-    def _readings(self, references: CharacterReferences, images: Iterable[Picture]) -> Iterator[FaceReading]:
+    def _readings(self, references: CharacterReferences, probes: Iterable[Probe]) -> Iterator[FaceReading]:
         limits = self._limits(references.character_name)
-        for found in self._reader.faces_in(images):
+        for found in self._reader.faces_in(probes, read=Probe.decode):
             yield read_found(found, limits, self._several, references.similarity)
 
     def _threshold(self, references: CharacterReferences, *, batch: bool = False) -> ThresholdInForce:

@@ -7,7 +7,7 @@ needed and kept in memory: what is configured works at once and can never be sta
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from imagelab.acceptance import configured_limits
-from imagelab.arcface import FaceEncoder
+from imagelab.arcface import FaceEncoder, PictureT
 from imagelab.config import Configs, Profile, load_configs, project_root
 from imagelab.errors import ImageLabError, InvalidValueError, ReferenceStoreError, UnknownNameError
 from imagelab.faces import Face, FaceEncoderId, FaceLimits, FacesFound, SeveralFaces
@@ -33,7 +33,7 @@ from imagelab.reference_store import (
     write_references,
 )
 from imagelab.reference_template import Embeddings, TemplateRequest, choose_template
-from imagelab.rgb import Picture
+from imagelab.rgb import Picture, Rgb
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _LIBRARIES = ("insightface", "numpy", "onnxruntime")
@@ -69,8 +69,8 @@ class FaceReader(Protocol):
     def faces(self, image: Picture) -> tuple[Face, ...]:
         """Return all faces of a picture."""
 
-    def faces_in(self, images: Iterable[Picture]) -> Iterator[FacesFound]:
-        """Yield all faces of each of many pictures."""
+    def faces_in(self, images: Iterable[PictureT], *, read: Callable[[PictureT], Rgb]) -> Iterator[FacesFound]:
+        """Yield all faces of each of many pictures, which its threads open by `read`."""
 
 
 class StoredReferences:

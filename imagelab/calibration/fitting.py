@@ -224,7 +224,9 @@ class _Fit:
 
 
 def _variance(resamples: Floats) -> float:
-    return float(np.nanvar(resamples))
+    """Return the variance; what rounding alone makes of equal numbers is 0."""
+    variance, scale = float(np.nanvar(resamples)), float(np.nanmax(np.abs(resamples), initial=0.0))
+    return variance if variance > 1e-20 * scale**2 else 0.0
 
 
 def _worth(scores: Scores, means: Floats) -> float:

@@ -1,6 +1,8 @@
 """An estimate and its confidence interval, from the spread of its resamples."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,15 +59,15 @@ def percentile_interval(value: float, resamples: Floats, freedom: float, confide
     The share that is cut off is that beyond Student's quantile under the normal curve (Hesterberg 2015,
     doi:10.1080/00031305.2015.1089789, the expanded percentile interval).
     """
-    from scipy.stats import norm
-
-    tail = float(norm.cdf(-quantile(freedom, confidence)))
+    tail = NormalDist().cdf(-quantile(freedom, confidence))
     low, high = np.nanquantile(resamples, [tail, 1 - tail])
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def quantile(freedom: float, confidence: float) -> float:
     """Return Student's two-sided quantile; of endless freedom the normal one."""
+    if math.isinf(freedom):  # scipy.stats takes seconds to import
+        return NormalDist().inv_cdf((1 + confidence) / 2)
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence) / 2, max(1.0, freedom)))

@@ -42,7 +42,7 @@ def spread(
     own_order, other_order = np.argsort(genuine), np.argsort(impostor)
     own, others = genuine[own_order], impostor[other_order]
     refused = np.searchsorted(own, thresholds), np.searchsorted(others, thresholds)
-    placements = _placements(own, others), 1 - _placements(others, own)
+    above = placements(own, others), 1 - placements(others, own)
     chunks = []
     for own_weights, other_weights in weights:
         shares = _shares(own_weights[:, own_order]), _shares(other_weights[:, other_order])
@@ -55,8 +55,8 @@ def spread(
         chunks.append(
             Spread(
                 auroc=curves.auroc(curve),
-                genuine_auroc=shares[0] @ placements[0],
-                impostor_auroc=shares[1] @ placements[1],
+                genuine_auroc=shares[0] @ above[0],
+                impostor_auroc=shares[1] @ above[1],
                 eer=curves.equal_error_rate(curve),
                 d_prime=curves.d_prime(*moments),
                 threshold=thresholds[curves.choose(curve, policy)] + nothing,
@@ -91,6 +91,6 @@ def _moments(values: Floats, shares: Floats) -> tuple[Floats, Floats]:
     return mean, (shares @ values**2 - mean**2) * n / (n - 1)
 
 
-def _placements(values: Floats, others: Floats) -> Floats:
+def placements(values: Floats, others: Floats) -> Floats:
     """Return which share of the sorted others each value is above; equals count half."""
     return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * len(others))

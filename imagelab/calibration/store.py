@@ -7,7 +7,7 @@ from imagelab.errors import CalibrationFileError, InvalidValueError, shorten
 from imagelab.whole_file import whole_file
 
 _MAX_BYTES = 2**20  # one is 3 KiB
-_REDO = "Calibrate again with these references and this encoder, or remove the file"
+_REDO = "Calibrate again with these references and this encoder, or call remove_calibration of the reference manager"
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
@@ -48,7 +48,7 @@ def read_calibration(
         "face_choice": face_choice,
     }  # fmt: skip
     changed = [
-        f"{name} was {getattr(found, name)}, is {now}"
+        f"{name} was {_short(name, getattr(found, name))}, is {_short(name, now)}"
         for name, now in wanted.items()
         if now is not None and now != getattr(found, name)
     ]
@@ -57,3 +57,7 @@ def read_calibration(
     if changed:
         raise CalibrationFileError(path, f"is stale: {'; '.join(changed)}", _REDO)
     return found
+
+
+def _short(name: str, value: str | None) -> str | None:
+    return value[:8] if value and name.endswith("sha256") else value

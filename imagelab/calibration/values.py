@@ -68,14 +68,20 @@ class Calibration(Record):
         """Say whether a score reaches the threshold; raises InvalidValueError unless it is a number."""
         return check_number(score, "score", -math.inf, math.inf) >= self.threshold.value
 
+    @property
+    def tells_apart(self) -> bool:
+        """Say whether the interval of the AUROC is above 1/2, at which scores say nothing."""
+        return self.auroc.low > 0.5
+
     def describe(self) -> str:
         """Return the sentence by which a verdict says what it was calibrated with."""
         whose = f" for {self.character_name}" if self.character_name else ""
         encoder = f" with {self.encoder}" if self.encoder else ""
+        doubt = "" if self.tells_apart else f"; it doesn't tell them apart for sure: AUROC {self.auroc}"
         return (
             f"calibrated{whose}{encoder} by policy {self.policy} on {self.genuine.scores} genuine and "
             f"{self.impostor.scores} impostor scores: at {self.threshold.value:.3f} or above, "
-            f"FMR {_percent(self.fmr)} and FNMR {_percent(self.fnmr)} ({self.confidence:.0%} intervals)"
+            f"FMR {_percent(self.fmr)} and FNMR {_percent(self.fnmr)} ({self.confidence:.0%} intervals){doubt}"
         )
 
     def operating_table(self) -> "pd.DataFrame":

@@ -11,9 +11,10 @@ from imagelab.agreement import spearman
 from imagelab.calibration import Calibration, Estimate, Scores, calibrate, error_curve
 from imagelab.calibration.intervals import spread_interval
 from imagelab.calibration.policies import parse_policy
-from imagelab.calibration.resampling import draw_weights, plan_resamples
+from imagelab.calibration.resampling import SEVERAL, draw_weights, plan_resamples
 from imagelab.calibration.spread import spread
 from imagelab.encoders.base import EncoderId, IdentityEncoder
+from imagelab.encoders.jackknife import jackknife_difference, widen
 from imagelab.encoders.scoring import Floats, Read, check_characters, read_pictures
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
@@ -108,7 +109,9 @@ def compare_encoders(
     its character, impostor scores with those of the other characters; a picture whose status isn't ok has none, and
     counts in the detection rate alone. Two encoders are compared on the pictures that both could read, and the interval
     of their difference comes from resamples that are the same for both: it is narrower than their own intervals
-    suggest. Recommended is the best AUROC; of those that can't be told from the best, the one that could compare more
+    suggest. The templates are made of these same pictures: from five characters on they come and go with theirs, of
+    fewer the intervals are the jackknife's (`imagelab.encoders.jackknife`) but for those of d' and the operating
+    points. Recommended is the best AUROC; of those that can't be told from the best, the one that could compare more
     pictures, then the first.
 
     Raises InvalidValueError for no encoders, fewer than two characters or two pictures of one, when no encoder can
@@ -127,6 +130,8 @@ def compare_encoders(
     pairs = combinations(results, 2)
     differences = tuple(_difference(one, two, read, confidence, resamples, seed) for one, two in pairs)
     recommended, reason = _recommend(results, differences)
+    if encoders[recommended].id.kind != "arcface":
+        reason += "; to judge and to calibrate, imagelab has the face pack only"
     return EncoderComparison(
         results=results,
         differences=differences,
@@ -138,11 +143,19 @@ def compare_encoders(
 
 
 def _result(name: str, encoder: EncoderId, read: Read, given: Mapping[str, object]) -> EncoderResult:
-    genuine, impostor = read.score(read.ok)
-    enough = min(len(genuine), len(impostor)) >= 2
-    limits = METRICS["cosine"].limits
-    calibration = calibrate(genuine, impostor, score_range=limits, encoder=encoder.label, **given) if enough else None  # type: ignore[arg-type]
+    scores = read.score(read.ok)
+    calibration = None
+    if scores is not None and min(map(len, scores)) >= 2:
+        limits = METRICS["cosine"].limits
+        calibration = calibrate(*scores, score_range=limits, encoder=encoder.label, **given)  # type: ignore[arg-type]
+        if _few_characters(scores):
+            calibration = widen(calibration, *read.rows(read.ok))
     return EncoderResult(name=name, encoder=encoder, counts=read.counts(), calibration=calibration)
+
+
+def _few_characters(scores: tuple[Scores, Scores]) -> bool:
+    """Say whether pictures are resampled, with templates that stay what they are."""
+    return len(np.unique(scores[0].characters)) < SEVERAL
 
 
 def _difference(
@@ -154,15 +167,20 @@ def _difference(
     seed: int,
 ) -> EncoderDifference:
     both = read[first.name].ok & read[second.name].ok
-    scores = [read[result.name].score(both) for result in (first, second)]
-    (genuine, impostor), (other, _) = scores
+    scores = [found for result in (first, second) if (found := read[result.name].score(both)) is not None]
     if (
-        not _of_the_same(scores)
-        or min(len(genuine), len(impostor)) < 2
+        len(scores) < 2
+        or not _of_the_same(scores)
+        or min(map(len, scores[0])) < 2
         or first.calibration is None
         or second.calibration is None
     ):
         return _unknown(first.name, second.name, int(both.sum()))
+    (genuine, _), (other, _) = scores
+    if _few_characters(scores[0]):
+        auroc = jackknife_difference(read[first.name].rows(both), read[second.name].rows(both), confidence)
+    else:
+        auroc = _auroc_difference(scores, confidence, resamples, seed)
     accepted = [
         own.values >= result.calibration.threshold.value
         for (own, _), result in zip(scores, (first, second), strict=True)
@@ -173,7 +191,7 @@ def _difference(
         first=first.name,
         second=second.name,
         pictures=int(both.sum()),
-        auroc=_auroc_difference(scores, confidence, resamples, seed),
+        auroc=auroc,
         spearman=None if np.isnan(order) else order,
         different_verdicts=float(np.mean(accepted[0] != accepted[1])),
     )

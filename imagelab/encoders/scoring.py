@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +33,15 @@ class Read:
         statuses = [reading.status for reading in self.readings]
         return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
-    def score(self, chosen: NDArray[np.bool_]) -> tuple[Scores, Scores]:
-        """Return the genuine and the impostor scores of some pictures whose status is ok."""
+    def rows(self, chosen: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.str_]]:
+        """Return the embeddings (n, d) of some pictures whose status is ok, and whose they are."""
         places = np.flatnonzero(chosen)
         rows = [self.readings[place].embedding for place in places]
-        if not rows:
-            return _scores(np.empty(0), [], []), _scores(np.empty(0), [], [])
-        whose = np.array(self.characters)[places]
-        return score_embeddings(np.array(rows, np.float64), whose, places)
+        return np.array(rows, np.float64).reshape(len(rows), -1), np.array(self.characters, np.str_)[places]
+
+    def score(self, chosen: NDArray[np.bool_]) -> tuple[Scores, Scores] | None:
+        """Return the genuine and the impostor scores of some pictures whose status is ok; None without a picture."""
+        return score_embeddings(*self.rows(chosen), np.flatnonzero(chosen)) if chosen.any() else None
 
 
 def read_pictures(encoder: IdentityEncoder, pictures_by_character: Mapping[str, Sequence[Picture]]) -> Read:
@@ -54,24 +56,59 @@ def score_embeddings(
 ) -> tuple[Scores, Scores]:
     """Compare unit embeddings (n, d) with the templates of characters, and return genuine and impostor scores.
 
+    As `compare_with_templates`, with the names of the pictures.
+    """
+    found = compare_with_templates(embeddings, characters)
+    pictures, whose = names.astype(np.str_), np.asarray(characters, np.str_)
+    templates = np.full(len(found.impostor), TEMPLATE, pictures.dtype)
+    genuine = Scores(
+        values=found.genuine,
+        pictures=pictures[found.genuine_rows, None],
+        characters=whose[found.genuine_rows, None],
+    )
+    impostor = Scores(
+        values=found.impostor,
+        pictures=np.stack([pictures[found.impostor_rows], templates], axis=1),
+        characters=np.stack([whose[found.impostor_rows], found.against], axis=1),
+    )
+    return genuine, impostor
+
+
+class Cosines(NamedTuple):
+    """Cosines of rows to the templates of characters."""
+
+    genuine: Floats  # (g,)
+    genuine_rows: NDArray[np.intp]  # whose row each is
+    impostor: Floats  # (i,)
+    impostor_rows: NDArray[np.intp]
+    against: NDArray[np.str_]  # whose template each impostor was compared with
+
+
+def compare_with_templates(embeddings: Floats, characters: NDArray[np.str_]) -> Cosines:
+    """Compare unit embeddings (n, d) with the templates of characters (n,).
+
     A template is the direction of the mean of a character's pictures (`similarity.centroid`). Genuine: a picture and
     the template of the others of its character, where there are any. Impostor: a picture and the template of each
     other character. A template whose pictures cancel out has no direction, and no scores.
     """
-    own, other = [], []
+    own, own_rows, other, other_rows, against = [], [], [], [], []
     for name in dict.fromkeys(characters.tolist()):
         mine = characters == name
         total = embeddings[mine].sum(axis=0)
-        own += list(zip(names[mine], _cosines(embeddings[mine], total - embeddings[mine]), strict=True))
-        foreign = _cosines(embeddings[~mine], total[None])
-        other += [(*item, name) for item in zip(names[~mine], characters[~mine], foreign, strict=True)]
-    whose = dict(zip(names.tolist(), characters.tolist(), strict=True))
-    own = [item for item in own if np.isfinite(item[1])]
-    other = [item for item in other if np.isfinite(item[2])]
-    genuine = _scores([score for _, score in own], [[place] for place, _ in own], [[whose[at]] for at, _ in own])
-    pictures = [[str(place), TEMPLATE] for place, *_ in other]
-    people = [[of, against] for _, of, _, against in other]
-    return genuine, _scores([score for *_, score, _ in other], pictures, people)
+        own.append(_cosines(embeddings[mine], total - embeddings[mine]))
+        own_rows.append(np.flatnonzero(mine))
+        other.append(_cosines(embeddings[~mine], total[None]))
+        other_rows.append(np.flatnonzero(~mine))
+        against.append(np.full(len(other[-1]), name))
+    genuine, impostor = np.concatenate(own), np.concatenate(other)
+    kept, others = np.isfinite(genuine), np.isfinite(impostor)
+    return Cosines(
+        genuine=genuine[kept],
+        genuine_rows=np.concatenate(own_rows)[kept],
+        impostor=impostor[others],
+        impostor_rows=np.concatenate(other_rows)[others],
+        against=np.concatenate(against)[others],
+    )
 
 
 def _cosines(rows: Floats, directions: Floats) -> Floats:
@@ -79,15 +116,6 @@ def _cosines(rows: Floats, directions: Floats) -> Floats:
     lengths = np.where(lengths < 1e-6, np.nan, lengths)  # float32 vectors that cancel, or none at all
     cosines: Floats = np.clip(np.sum(rows * directions, axis=1) / lengths, -1, 1)
     return cosines
-
-
-def _scores(values: object, pictures: Sequence[Sequence[object]], characters: list[list[str]]) -> Scores:
-    sides = len(pictures[0]) if pictures else 1
-    return Scores(
-        values=np.asarray(values, np.float64),
-        pictures=np.array(pictures, np.str_).reshape(-1, sides),
-        characters=np.array(characters, np.str_).reshape(-1, sides),
-    )
 
 
 def check_characters(pictures_by_character: object) -> dict[str, list[Picture]]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from imagelab.calibration import (
     write_calibration,
 )
 from imagelab.calibration import curves as curves_module
+from imagelab.calibration.intervals import quantile
 from imagelab.calibration.policies import parse_policy
 from imagelab.calibration.resampling import draw_weights, plan_resamples
 from imagelab.calibration.scores import as_scores
@@ -363,6 +366,14 @@ def test_a_calibration_of_a_later_schema_is_refused(tmp_path, calibration):
         read_calibration(path)
 
 
+@pytest.mark.parametrize("score", [0.9, 0.5, 0.1 + 0.2])
+def test_equal_scores_are_worth_as_many_as_they_are_whatever_their_digits(score):
+    impostors = [0.1, 0.2, 0.15, 0.05]
+    wanted = calibrate([0.5] * 5, impostors, resamples=100).fnmr
+    assert calibrate([score] * 5, impostors, resamples=100).fnmr == wanted
+    assert wanted.high < 0.7
+
+
 def test_a_calibration_describes_what_a_verdict_was_made_with(calibration):
     text = calibration.describe()
 
@@ -393,6 +404,15 @@ def test_rates_have_wilsons_intervals(refused):
     wilson = binomtest(refused, 20).proportion_ci(0.95, method="wilson")
 
     assert (rates.fnmr.low, rates.fnmr.high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+
+
+def test_the_quantile_of_endless_freedom_is_the_normal_one_and_the_limit_of_students():
+    assert quantile(math.inf, 0.95) == pytest.approx(quantile(1e9, 0.95), rel=1e-7)
+
+
+def test_rates_at_a_threshold_do_not_wait_for_scipy():
+    code = "import sys; from imagelab.calibration import realised_rates as r; r([0.9], [0.1], 0.5); "
+    subprocess.run([sys.executable, "-c", code + "assert 'scipy.stats' not in sys.modules"], check=True)
 
 
 def test_without_scores_a_rate_is_unknown_and_not_0():

@@ -7,7 +7,14 @@ import pytest
 from imagelab.calibration import calibrate
 from imagelab.calibration.resampling import FIXED, SEVERAL, draw_weights, plan_resamples
 from imagelab.encoders import EncoderComparison, EncoderId, Reading, compare_encoders, open_encoders
-from imagelab.encoders.scoring import score_embeddings
+from imagelab.encoders.jackknife import (
+    MOST_BLOCKS,
+    jackknife_difference,
+    jackknife_variance,
+    leave_pictures_out,
+    widen,
+)
+from imagelab.encoders.scoring import compare_with_templates, score_embeddings
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.puppets.render import render
 from imagelab.puppets.world import HELD_OUT_SEED, sample_identity, sample_scene
@@ -120,6 +127,7 @@ def test_the_encoder_with_less_noise_is_recommended_and_the_interval_of_the_diff
     assert found.difference("noisy", "clear").auroc.high < 0
     assert found.result("clear").calibration.auroc.value > found.result("noisy").calibration.auroc.value
     assert "best AUROC" in found.reason
+    assert "to judge and to calibrate, imagelab has the face pack only" in found.reason
 
 
 def test_each_picture_is_embedded_once_by_each_encoder():
@@ -178,6 +186,69 @@ def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
         encoders = {"a": PlantedEncoder("a/0", 0.7, seed=2 * k), "b": PlantedEncoder("b/0", 0.7, seed=2 * k + 1)}
         misses += compare_encoders(encoders, planted(6, 5), resamples=100).differences[0].distinguishable
     assert misses <= 8
+
+
+SETS = 100
+
+
+def drawn_sets(characters, pictures, noises, sets):
+    """Yield unit embeddings of the same characters by encoders of these noises, and whose pictures they are."""
+    rng = np.random.default_rng(characters)
+    centres = np.stack([unit(row) for row in rng.normal(size=(characters, 16))]).repeat(pictures, axis=0)
+    whose = np.repeat([f"c{k}" for k in range(characters)], pictures)
+    for _ in range(sets):
+        rows = [centres + noise * rng.normal(size=centres.shape) for noise in noises]
+        yield [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows], whose
+
+
+def auroc_of(rows, whose):
+    found = compare_with_templates(rows, whose)
+    return (found.genuine[:, None] > found.impostor).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("characters", "pictures"), [(2, 6), (4, 5)])
+def test_intervals_of_few_characters_cover_the_truth_as_often_as_they_say(characters, pictures):
+    """The truth is what other pictures of the same characters give, templates and all; 90 to 99.5 % of sets hold it."""
+    noises = (0.4, 0.5)
+    aurocs = [[auroc_of(rows, whose) for rows in both] for both, whose in drawn_sets(characters, pictures, noises, 400)]
+    truth = np.mean(aurocs, axis=0)
+    own = apart = 0
+    for (first, second), whose in drawn_sets(characters, pictures, noises, SETS):
+        scores = score_embeddings(first, whose, np.arange(len(whose)))
+        auroc = widen(calibrate(*scores, resamples=100), first, whose).auroc
+        difference = jackknife_difference((first, whose), (second, whose), 0.95)
+        own += auroc.low <= truth[0] <= auroc.high
+        apart += difference.low <= truth[0] - truth[1] <= difference.high
+    assert 0.9 <= own / SETS <= 0.995
+    assert 0.9 <= apart / SETS <= 0.995
+
+
+def test_few_characters_have_the_wider_intervals_of_the_jackknife_and_many_those_of_resamples():
+    for characters, widened in ((SEVERAL - 1, True), (SEVERAL, False)):
+        encoder, pictures = PlantedEncoder("a/0", 0.6), planted(characters, 5)
+        found = compare_encoders({"a": encoder}, pictures, resamples=200).result("a").calibration
+        rows = np.array([reading.embedding for row in pictures.values() for reading in encoder.embed(row)], np.float64)
+        whose = np.repeat(list(pictures), 5)
+        scores = score_embeddings(rows, whose, np.arange(len(whose)))
+        plain = calibrate(*scores, resamples=200, score_range=(-1, 1), encoder="a/0")
+        assert found == (widen(plain, rows, whose) if widened else plain)
+        assert (found.auroc.high - found.auroc.low > plain.auroc.high - plain.auroc.low) == widened
+
+
+def test_leaving_one_picture_out_at_a_time_gives_the_variance_of_a_mean():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=12)
+    left = np.array([np.delete(values, k).mean() for k in range(12)])
+    assert jackknife_variance(left, np.full(12, "a")) == pytest.approx(values.var(ddof=1) / 12)
+
+
+def test_of_many_pictures_of_a_character_several_are_left_out_at_a_time():
+    rows = np.stack([unit(row) for row in np.random.default_rng(0).normal(size=(130, 8))]).astype(np.float64)
+    whose = np.repeat(["a", "b"], [127, 3])
+    left = leave_pictures_out(rows, whose, lambda found: [len(found.genuine)])
+    assert [left.characters.tolist().count(name) for name in "ab"] == [MOST_BLOCKS, 3]
+    assert (130 - left.values).sum() == 130  # each once
 
 
 def test_an_encoder_that_can_compare_nothing_is_shown_and_never_recommended():

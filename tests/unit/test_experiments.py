@@ -65,6 +65,12 @@ def test_the_verdict_agrees_with_the_t_test_of_scipy_on_normal_differences():
     assert compare_paired(a, b).p_value == pytest.approx(ttest_1samp(a - b, 0).pvalue, rel=0.2, abs=0.002)
 
 
+@pytest.mark.parametrize("given", [{"power": 2}, {"power": 0}, {"confidence": 2}, {"confidence": 1}, {"power": None}])
+def test_a_power_or_a_confidence_that_cannot_be_is_refused(given):
+    with pytest.raises(InvalidValueError, match=next(iter(given))):
+        needed_pairs(0.2, **given)
+
+
 def test_swapping_the_experiments_swaps_the_answer():
     a, b = pairs_of(np.random.default_rng(0), 20, 1.5)
     there, back = compare_paired(a, b), compare_paired(b, a)

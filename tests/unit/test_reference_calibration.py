@@ -1,5 +1,7 @@
 """A calibration lies beside the references that it was made with, and holds for no others."""
 
+from threading import current_thread, main_thread
+
 import pytest
 from handmade_pack import framed, handmade_configs, plain, write_pack
 from PIL import Image, ImageOps
@@ -7,7 +9,7 @@ from PIL import Image, ImageOps
 from imagelab.calibration import calibrate
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.errors import CalibrationFileError, InvalidValueError
-from imagelab.reference_calibration import CalibrationRun, ThresholdInForce
+from imagelab.reference_calibration import CalibrationRun, Probe, ThresholdInForce, calibration_label
 from imagelab.references import CharacterReferenceManager
 
 REFERENCES = [framed("red", 100), framed((245, 0, 25), 101)]
@@ -96,6 +98,44 @@ def test_a_calibration_of_other_references_is_refused_with_the_fix(manager):
     assert manager.check_character_consistency("luca", GENUINE[0]).calibrated
 
 
+def test_the_same_pixels_given_twice_are_one_picture(manager, tmp_path):
+    GENUINE[0].save(tmp_path / "again.png")
+    run = manager.calibrate("luca", [*GENUINE, tmp_path / "again.png", GENUINE[0]], IMPOSTORS, resamples=100)
+    assert run.genuine == {"ok": len(GENUINE) + 2}
+    assert (run.calibration.genuine.scores, run.calibration.genuine.pictures) == (len(GENUINE) + 2, len(GENUINE))
+
+
+def test_pictures_are_decoded_by_the_threads_that_look_for_faces(manager, monkeypatch):
+    threads, decode = [], Probe.decode
+    monkeypatch.setattr(Probe, "decode", lambda probe: threads.append(current_thread()) or decode(probe))
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    assert len(threads) == len(GENUINE) + sum(map(len, IMPOSTORS.values()))
+    assert main_thread() not in threads
+
+
+def test_what_is_no_picture_at_all_is_no_status(manager):
+    with pytest.raises(InvalidValueError, match="picture must be"):
+        manager.calibrate("luca", [*GENUINE, 5], IMPOSTORS, resamples=100)
+
+
+def test_genuine_and_impostor_pictures_that_were_swapped_come_into_no_force(manager):
+    with pytest.raises(InvalidValueError, match="are the two swapped"):
+        manager.calibrate("luca", IMPOSTORS["giulia"], {"luca again": GENUINE}, resamples=100)
+    assert manager.calibration("luca") is None
+
+
+def test_a_calibration_that_may_tell_nothing_apart_says_so():
+    apart, unsure = [0.8, 0.9, 0.7, 0.85] * 5, [0.4, 0.55, 0.6, 0.5]
+    sure = calibrate(apart, [0.1, 0.2, 0.3] * 5, resamples=100)
+    doubtful = calibrate(unsure, [0.42, 0.53, 0.5], resamples=100)
+    assert sure.tells_apart
+    assert not doubtful.tells_apart
+    assert doubtful.auroc.value > 0.5
+    for calibration, says in ((sure, False), (doubtful, True)):
+        assert ("doesn't tell them apart for sure" in calibration.describe()) == says
+        assert ("not surely apart" in calibration_label(calibration)) == says
+
+
 def test_a_reference_is_no_picture_to_calibrate_with(manager):
     with pytest.raises(InvalidValueError, match="reference picture 0"):
         manager.calibrate("luca", [*GENUINE, REFERENCES[0]], IMPOSTORS)
@@ -130,6 +170,19 @@ def test_no_interval_of_a_threshold_reaches_beyond_what_a_cosine_can_be(manager)
     for wrong in ((1, -1), 1, (0, 0.9)):
         with pytest.raises(InvalidValueError, match="score"):
             calibrate(*scores, score_range=wrong, resamples=100)
+
+
+def test_a_stale_calibration_can_be_removed_as_its_error_says(manager):
+    manager.calibrate("luca", GENUINE, IMPOSTORS, resamples=100)
+    old = manager.references("luca").references_sha256
+    manager.add_reference_images("luca", [plain((250, 10, 10))])
+    with pytest.raises(CalibrationFileError, match="remove_calibration") as caught:
+        manager.check_character_consistency("luca", GENUINE[0])
+    assert old[:8] in str(caught.value)
+    assert old[:9] not in str(caught.value)
+    assert manager.remove_calibration("luca")
+    assert not manager.check_character_consistency("luca", GENUINE[0]).calibrated
+    assert not manager.remove_calibration("luca")
 
 
 @pytest.mark.parametrize("bad", [{}, [], {"luca": GENUINE}, {"giulia": []}])

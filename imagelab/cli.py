@@ -252,9 +252,10 @@ def check(
     threshold: Annotated[
         float | None, typer.Option(help="Cosine from which on a picture shows the character; by default its own.")
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Table to write, or to go on with.")] = Path(
-        "check.parquet"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Table to write, or to go on with; by default check-FOLDER.parquet."),
+    ] = None,
     encoder: Annotated[
         list[str] | None, typer.Option(help="Another encoder, whose scores are added; may be given several times.")
     ] = None,
@@ -262,6 +263,7 @@ def check(
     several: Annotated[
         str, typer.Option(help="Of several faces: require_one, largest, most_central or best_match.")
     ] = "require_one",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
 ) -> None:
     """Compare a folder of pictures with a character; a check that was stopped goes on when it is asked for again."""
@@ -269,14 +271,14 @@ def check(
     from imagelab.folder_check import check_folder
     from imagelab.references import CharacterReferenceManager
 
-    with CharacterConsistencyChecker(profile=profile, several=several) as checker:  # type: ignore[arg-type]  # it checks
+    with CharacterConsistencyChecker(device, profile, several=several) as checker:  # type: ignore[arg-type]  # it checks
         manager = CharacterReferenceManager(checker)
         references = [manager.references(name) for name in character]
         calibrations = {name: manager.calibration(name) for name in character} if threshold is None else {}
         result = check_folder(
             folder,
             references,
-            output,
+            output or Path(f"check-{folder.resolve().name}.parquet"),  # a second folder's table is another one
             checker=checker,
             threshold=threshold,
             calibrations=calibrations,

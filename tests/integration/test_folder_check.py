@@ -375,12 +375,24 @@ def test_the_command_prints_a_summary(folder, tmp_path, monkeypatch, capsys):
     assert len(pd.read_parquet(output)) == 7
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_command_names_each_folders_table_after_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for given in ("pictures", "pictures/more"):
+        monkeypatch.setattr(sys, "argv", ["imagelab", "check", given, "--character", "luca", "--device", "cpu"])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 0, capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("*.parquet")} == {"check-pictures.parquet", "check-more.parquet"}
+
+
 def test_the_command_refuses_what_it_cannot_use(folder, monkeypatch, capsys):
     for wrong, said in (
         (["--character", "lucca"], "unknown character 'lucca'; did you mean 'luca'?"),
         (["--character", "luca", "--several", "biggest"], "unknown policy for several faces 'biggest'"),
         (["--character", "luca", "--threshold", "2"], "threshold must be"),
         (["--character", "luca", "--output", "check.csv"], "output must be"),
+        (["--character", "luca", "--device", "gpu"], "device must be"),
     ):
         monkeypatch.setattr(sys, "argv", ["imagelab", "check", str(folder), *wrong])
         with pytest.raises(SystemExit) as caught:

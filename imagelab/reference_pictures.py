@@ -1,5 +1,6 @@
 """Reference pictures: listed, embedded, and described so that none has to be opened again."""
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -12,8 +13,7 @@ from imagelab.config import project_root
 from imagelab.errors import ImageFileError, InvalidValueError, ReferenceStoreError
 from imagelab.face_light import face_light
 from imagelab.faces import Face, FaceLimits, FaceQuality, read_faces
-from imagelab.imagefiles import checked_path, perceptual_hash, pixels_sha256
-from imagelab.models import file_sha256
+from imagelab.imagefiles import checked_path, decode_image, perceptual_hash, pixels_sha256, read_image_bytes
 from imagelab.reference_store import PictureHashes, ReferencePicture
 from imagelab.rgb import Picture, Rgb, to_rgb
 
@@ -59,7 +59,7 @@ def embed_references(
     for index, picture in enumerate(pictures):
         name = _free_name(picture, index, taken)
         try:
-            rgb = to_rgb(picture)
+            rgb, file_hash = _open(picture)
         except ImageFileError as error:
             faults.append(f"{name}: {error.reason}")
             continue
@@ -74,7 +74,7 @@ def embed_references(
             faults.append(f"{name}: {reading.status}")
         else:
             embeddings.append(reading.embedding)
-            made.append(_describe(picture, name, rgb, reading.face))
+            made.append(_describe(picture, name, rgb, reading.face, file_hash))
     if faults:
         reason = f"{len(faults)} of {len(pictures)} reference pictures can't be used: {'; '.join(faults)}"
         raise ReferenceStoreError(place, reason, _FIX)
@@ -104,17 +104,23 @@ def hash_picture(rgb: Rgb) -> PictureHashes:
     )
 
 
-def _describe(picture: Picture, name: str, rgb: Rgb, face: Face) -> ReferencePicture:
-    hashes = hash_picture(rgb)
-    sha256, path = hashes.pixels_sha256, None
+def _open(picture: Picture) -> tuple[Rgb, str | None]:
+    """Return a picture and the hash of its file, which is read once: what is hashed and what is seen are the same."""
+    if not isinstance(picture, str | os.PathLike):
+        return to_rgb(picture), None
+    data = read_image_bytes(Path(picture))
+    return to_rgb(decode_image(data, Path(picture))), hashlib.sha256(data).hexdigest()
+
+
+def _describe(picture: Picture, name: str, rgb: Rgb, face: Face, file_hash: str | None) -> ReferencePicture:
+    hashes, path = hash_picture(rgb), None
     if isinstance(picture, str | os.PathLike):
         file, root = Path(picture).resolve(), project_root()
-        sha256 = file_sha256(file)
         path = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
     return ReferencePicture(
         **hashes.to_dict(),
         name=name,
-        sha256=sha256,
+        sha256=file_hash or hashes.pixels_sha256,
         face=_rounded(face.quality),
         light=face_light(rgb, face.box),
         path=path,

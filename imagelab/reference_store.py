@@ -20,9 +20,9 @@ from imagelab.errors import InvalidValueError, ReferenceStoreError, shorten
 from imagelab.face_light import FaceLight
 from imagelab.faces import FaceEncoderId, FaceQuality
 from imagelab.models import file_sha256
-from imagelab.reference_template import TemplateChoice, medoid
+from imagelab.reference_template import TemplateChoice, template_rows
 from imagelab.results import Record
-from imagelab.similarity import Embedding, centroid, cosine, nearest
+from imagelab.similarity import Embedding, cosine, nearest
 from imagelab.whole_file import whole_file
 
 SCHEMA_VERSION = 3  # 2 described a reference's face in words of its own, 1 knew nothing of it
@@ -74,8 +74,7 @@ class CharacterReferences:
     @classmethod
     def of(cls, provenance: Provenance, embeddings: NDArray[np.float32]) -> "CharacterReferences":
         """Build them with the template that `provenance` names; raises InvalidValueError for embeddings that cancel."""
-        kind = provenance.template.kind
-        template = embeddings[medoid(embeddings)] if kind == "medoid" else centroid(embeddings)
+        (template,) = template_rows("medoid" if provenance.template.kind == "medoid" else "mean", embeddings)
         return cls(provenance=provenance, embeddings=embeddings, template=template)
 
     @property

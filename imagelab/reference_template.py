@@ -42,13 +42,17 @@ def medoid(embeddings: Embeddings) -> int:
     return int(np.argmax(np.round((rows @ rows.T).sum(axis=1), 9)))  # rounded: equals stay equal on every CPU
 
 
+def template_rows(kind: TemplateKind, references: Embeddings) -> Embeddings:
+    """Return the rows (k, d) of which the nearest is compared with; raises InvalidValueError for those that cancel."""
+    if kind == "max":
+        return references
+    return references[medoid(references)][None] if kind == "medoid" else centroid(references)[None]
+
+
 def template_scores(kind: TemplateKind, references: Embeddings, probes: Embeddings) -> NDArray[np.float64]:
     """Return the cosine (m,) of each probe (m, d) to the template that stands for references (n, d)."""
-    rows, others = np.asarray(references, np.float64), np.asarray(probes, np.float64)
-    if kind == "max":
-        return np.asarray((others @ rows.T).max(axis=1))
-    one = rows[medoid(references)] if kind == "medoid" else centroid(references)
-    return np.asarray(others @ one)
+    rows = np.asarray(template_rows(kind, references), np.float64)
+    return np.asarray((np.asarray(probes, np.float64) @ rows.T).max(axis=1))
 
 
 def leave_one_out_scores(

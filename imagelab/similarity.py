@@ -146,7 +146,11 @@ def nearest(rows: NDArray[np.floating], embedding: ArrayLike, metric: str = "cos
     """
     if not len(rows):
         raise InvalidValueError("rows", 0, "at least one embedding to compare with")
-    return max((compare(row, embedding, metric) for row in rows), key=lambda one: one.cosine)
+    best = 0
+    if len(rows) > 1:
+        vectors = np.asarray(rows, np.float64)
+        best = int(np.argmax(vectors @ unit(embedding) / np.linalg.norm(vectors, axis=1)))
+    return compare(rows[best], embedding, metric)
 
 
 def centroid(embeddings: Sequence[ArrayLike] | NDArray[np.floating]) -> Embedding:

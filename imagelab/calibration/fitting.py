@@ -68,8 +68,11 @@ def calibrate(
     curve = curves.error_curve(own.values, others.values)
     index = curves.threshold_of(curve, chosen)
     weights = draw_weights(plan, count, seed)
-    resampled = spread(own.values, others.values, weights, curve.thresholds, chosen, index, FMR_TARGETS)
-    fit = _Fit(own=own, others=others, curve=curve, spread=resampled, plan=plan, limits=limits, confidence=level)
+    shown = tuple(target for target in FMR_TARGETS if needed_impostors(target) <= samples[1].independent)
+    resampled = spread(own.values, others.values, weights, curve.thresholds, chosen, index, shown)
+    fit = _Fit(
+        own=own, others=others, curve=curve, spread=resampled, plan=plan, limits=limits, confidence=level, targets=shown
+    )
     return Calibration(
         policy=str(chosen),
         threshold=fit.threshold(index, resampled.threshold),
@@ -78,7 +81,7 @@ def calibrate(
         auroc=fit.rate(float(curves.auroc(curve)), resampled.auroc),
         eer=fit.rate(float(curves.equal_error_rate(curve)), resampled.eer),
         d_prime=fit.d_prime(),
-        operating_points=tuple(fit.operating_point(target, samples[1]) for target in FMR_TARGETS),
+        operating_points=tuple(fit.operating_point(target) for target in FMR_TARGETS),
         genuine=samples[0],
         impostor=samples[1],
         confidence=level,
@@ -140,6 +143,7 @@ class _Fit:
     plan: Plan
     limits: tuple[float, float]  # of scores
     confidence: float
+    targets: tuple[float, ...]  # FMRs that the impostors can show
 
     @property
     def freedom(self) -> float:
@@ -202,11 +206,11 @@ class _Fit:
             return None
         return spread_interval(value, _variance(self.spread.d_prime), self.freedom, self.confidence)
 
-    def operating_point(self, target: float, impostor: Sample) -> OperatingPoint:
+    def operating_point(self, target: float) -> OperatingPoint:
         needed = needed_impostors(target)
-        if impostor.independent < needed:
+        if target not in self.targets:
             return OperatingPoint(fmr=target, supported=False, needed=needed, threshold=None, fnmr=None)
-        index, column = int(curves.choose(self.curve, Policy(kind="fmr", limit=target))), FMR_TARGETS.index(target)
+        index, column = int(curves.choose(self.curve, Policy(kind="fmr", limit=target))), self.targets.index(target)
         return OperatingPoint(
             fmr=target,
             supported=True,

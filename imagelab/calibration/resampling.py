@@ -26,7 +26,8 @@ from imagelab.calibration.scores import TEMPLATE, Scores
 
 SEVERAL = 5  # the least number of characters that stand for characters in general
 FIXED = np.intp(-1)  # the unit of what isn't drawn
-_CHUNK = 4_000_000  # weights in memory at a time, 32 MiB
+_CHUNK = 4_000_000  # weights that are drawn at a time; another number draws others
+_PART = 500_000  # of them yielded at a time: some ten arrays of this size are made of them, 4 MiB each
 
 Floats = NDArray[np.float64]
 
@@ -72,13 +73,15 @@ def plan_resamples(genuine: Scores, impostor: Scores) -> Plan:
 def draw_weights(plan: Plan, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
     """Yield the weights (b, n) of the genuine and of the impostor scores, some resamples at a time."""
     rng = np.random.default_rng(seed)
-    size = max(1, _CHUNK // (len(plan.genuine) + len(plan.impostor)))
+    size_of_one = len(plan.genuine) + len(plan.impostor)
+    size = max(1, _CHUNK // size_of_one)
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = [rng.multinomial(max(1, n - 1), np.full(n, 1 / n), size=count) for n in plan.groups]
         always = np.ones((count, 1))  # the last column, which is FIXED's
         times = np.concatenate([*drawn, always], axis=1).astype(np.float64)
-        yield _weights(times, plan.genuine), _weights(times, plan.impostor)
+        for few in np.array_split(times, -(-count * size_of_one // _PART)):
+            yield _weights(few, plan.genuine), _weights(few, plan.impostor)
 
 
 def _weights(times: Floats, units: NDArray[np.intp]) -> Floats:

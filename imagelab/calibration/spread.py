@@ -64,12 +64,18 @@ def spread(
                 fnmr=curve.fnmr[:, chosen],
                 genuine_mean=moments[0][0],
                 impostor_mean=moments[1][0],
-                target_thresholds=np.stack([thresholds[index] + nothing for index in at_targets], axis=-1),
-                target_fnmrs=np.stack([curve.fnmr[rows, index] for index in at_targets], axis=-1),
+                target_thresholds=np.array([thresholds[index] + nothing for index in at_targets])
+                .reshape(-1, len(rows))
+                .T,
+                target_fnmrs=_columns([curve.fnmr[rows, index] for index in at_targets], len(rows)),
             )
         )
     joined = {item.name: np.concatenate([getattr(chunk, item.name) for chunk in chunks]) for item in fields(Spread)}
     return Spread(**joined)
+
+
+def _columns(found: list[Floats], rows: int) -> Floats:
+    return np.array(found, np.float64).reshape(-1, rows).T  # there may be none
 
 
 def _shares(weights: Floats) -> Floats:

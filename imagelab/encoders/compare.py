@@ -114,8 +114,8 @@ def compare_encoders(
     points. Recommended is the best AUROC; of those that can't be told from the best, the one that could compare more
     pictures, then the first.
 
-    Raises InvalidValueError for no encoders, fewer than two characters or two pictures of one, when no encoder can
-    compare enough pictures, and as `calibrate`; else as IdentityEncoder.embed.
+    Raises InvalidValueError for no encoders, fewer than two characters or two pictures of one, the same pixels given
+    twice, when no encoder can compare enough pictures, and as `calibrate`; else as IdentityEncoder.embed.
     """
     if not isinstance(encoders, Mapping) or not encoders:
         raise InvalidValueError("encoders", encoders, "{name: encoder}, at least one")
@@ -234,7 +234,7 @@ def _auroc(genuine: Scores, impostor: Scores, weights: object) -> tuple[float, F
         curve.thresholds,
         parse_policy("eer"),
         0,
-        (0.5,),  # it wants one; of its results none but the AUROC is used
+        (),  # of its results none but the AUROC is used
     )
     return float(auroc(curve)), resampled.auroc
 

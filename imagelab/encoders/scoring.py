@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagelab.calibration import Scores
 from imagelab.calibration.scores import TEMPLATE
 from imagelab.encoders.base import IdentityEncoder, Reading, check_pictures
-from imagelab.errors import InvalidValueError
-from imagelab.rgb import Picture
+from imagelab.errors import ImageFileError, InvalidValueError
+from imagelab.imagefiles import pixels_sha256
+from imagelab.rgb import Picture, to_rgb
 
 Floats = NDArray[np.float64]
 
@@ -119,7 +121,10 @@ def _cosines(rows: Floats, directions: Floats) -> Floats:
 
 
 def check_characters(pictures_by_character: object) -> dict[str, list[Picture]]:
-    """Return {character: pictures}; raises InvalidValueError for fewer than two characters, or pictures of one."""
+    """Return {character: pictures}.
+
+    Raises InvalidValueError for fewer than two characters, fewer than two pictures of one, and the same pixels twice.
+    """
     if not isinstance(pictures_by_character, Mapping) or len(pictures_by_character) < 2:
         expected = "{character: pictures} of at least two characters: one's pictures are the other's impostors"
         raise InvalidValueError("pictures_by_character", pictures_by_character, expected)
@@ -128,4 +133,20 @@ def check_characters(pictures_by_character: object) -> dict[str, list[Picture]]:
         if len(pictures) < 2:
             expected = "at least two: each is compared with the others"
             raise InvalidValueError(f"pictures of {name!r}", len(pictures), expected)
+    _refuse_copies(checked)
     return checked
+
+
+def _refuse_copies(pictures_by_character: Mapping[str, Sequence[Picture]]) -> None:
+    """Raise InvalidValueError for the same pixels twice: each would be compared with a template of itself."""
+    seen: dict[str, str] = {}
+    for name, pictures in pictures_by_character.items():
+        for index, picture in enumerate(pictures):
+            place = f"picture {index} of {name}"
+            try:
+                pixels = pixels_sha256(Image.fromarray(to_rgb(picture)))
+            except ImageFileError:
+                continue  # each encoder counts it as one that can't be read
+            if pixels in seen:
+                raise InvalidValueError("pictures", f"{place}, the same pixels as {seen[pixels]}", "each given once")
+            seen[pixels] = place

@@ -23,7 +23,7 @@ from imagelab.similarity import centroid, cosine, unit
 
 
 class PlantedEncoder:
-    """An encoder whose truth is planted: pictures are numbers, and each embeds as its character plus noise of its own.
+    """An encoder whose truth is planted: pictures are a pixel, and each embeds as its character plus noise of its own.
 
     It implements the protocol without models; `missing` pictures have no face to it.
     """
@@ -38,8 +38,9 @@ class PlantedEncoder:
         return EncoderId(label=self.label, **given)
 
     def embed(self, pictures):
-        self.shown += pictures
-        return [self._read(picture) for picture in pictures]
+        numbers = [number(picture) for picture in pictures]
+        self.shown += numbers
+        return [self._read(one) for one in numbers]
 
     def _read(self, picture):
         if picture in self.missing:
@@ -59,8 +60,17 @@ class PlantedEncoder:
         self.close()
 
 
+def pixel(number):
+    """Return the picture of a number: its character's, then its own."""
+    return np.array([[[number // 100, number % 100, 0]]], np.uint8)
+
+
+def number(picture):
+    return 100 * int(picture[0, 0, 0]) + int(picture[0, 0, 1])
+
+
 def planted(characters=6, pictures=8):
-    return {f"c{c}": [100 * c + k for k in range(pictures)] for c in range(characters)}
+    return {f"c{c}": [pixel(100 * c + k) for k in range(pictures)] for c in range(characters)}
 
 
 def test_scores_are_cosines_to_the_template_of_the_others():
@@ -134,7 +144,7 @@ def test_each_picture_is_embedded_once_by_each_encoder():
     encoders = {"a": PlantedEncoder("a/0", 0.5), "b": PlantedEncoder("b/0", 0.5, seed=1)}
     compare_encoders(encoders, planted(), resamples=100)
     for encoder in encoders.values():
-        assert sorted(encoder.shown) == sorted(picture for row in planted().values() for picture in row)
+        assert sorted(encoder.shown) == sorted(number(picture) for row in planted().values() for picture in row)
 
 
 def test_an_encoder_differs_from_itself_in_nothing_and_the_first_is_recommended():
@@ -162,7 +172,7 @@ def test_of_encoders_that_cannot_be_told_apart_the_one_that_can_compare_more_is_
 def test_a_picture_that_an_encoder_cannot_read_enters_none_of_its_scores():
     missing = [101, 203, 305]
     with_gaps = PlantedEncoder("a/0", 0.5, missing)
-    without = {name: [k for k in row if k not in missing] for name, row in planted().items()}
+    without = {name: [k for k in row if number(k) not in missing] for name, row in planted().items()}
     gaps = compare_encoders({"a": with_gaps}, planted(), resamples=200).result("a").calibration
     clean = compare_encoders({"a": PlantedEncoder("a/0", 0.5)}, without, resamples=200).result("a").calibration
     assert gaps.auroc.value == clean.auroc.value
@@ -252,7 +262,7 @@ def test_of_many_pictures_of_a_character_several_are_left_out_at_a_time():
 
 
 def test_an_encoder_that_can_compare_nothing_is_shown_and_never_recommended():
-    everything = [picture for row in planted().values() for picture in row]
+    everything = [number(picture) for row in planted().values() for picture in row]
     blind = PlantedEncoder("blind/0", 0.1, everything)
     found = compare_encoders({"blind": blind, "sees": PlantedEncoder("b/0", 0.9)}, planted(), resamples=200)
     assert found.result("blind").calibration is None
@@ -288,6 +298,16 @@ def test_the_same_seed_gives_the_same_comparison():
         (None, [[0, 1], [100, 101]], "at least two characters"),
         (None, {"a": [0, 1], "b": [100]}, "pictures of 'b' must be at least two"),
         (None, {"a": [0, 1], "b": "files"}, "pictures must be a list"),
+        (
+            None,
+            {"a": [pixel(0), pixel(1)], "b": [pixel(100), pixel(0)]},
+            "of b, the same pixels as picture 0 of a",
+        ),
+        (
+            None,
+            {"a": [pixel(0), pixel(0)], "b": [pixel(100), pixel(1)]},
+            "of a, the same pixels as picture 0 of a",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(encoders, pictures, says):

@@ -20,6 +20,8 @@ from imagelab.errors import (
     UnknownNameError,
 )
 from imagelab.faces import FaceLimits
+from imagelab.models import file_sha256
+from imagelab.reference_pictures import embed_references
 from imagelab.reference_store import read_references, write_references
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import Verdict
@@ -268,6 +270,21 @@ def test_a_reference_that_has_changed_makes_the_store_stale(manager, folder):
     plain("blue").save(given(folder)[1])
     with pytest.raises(ReferenceStoreError, match=r"1\.png has changed"):
         manager.references("luca")
+
+
+def test_the_hash_of_a_reference_is_that_of_the_bytes_that_were_embedded(folder):
+    """Another program may write the file while it is looked at."""
+    path = folder / "changing.png"
+    plain("red").save(path)
+    seen = file_sha256(path)
+    with CharacterConsistencyChecker("cpu", "puppet", handmade_configs()) as checker:
+
+        def look_while_it_is_written(picture):
+            plain("blue").save(path)
+            return checker.faces(picture)
+
+        ((made,), _) = embed_references([path], look_while_it_is_written, FaceLimits(), folder)
+    assert made.sha256 == seen != file_sha256(path)
 
 
 def test_a_reference_that_is_gone_does_no_harm(manager, folder):

@@ -15,6 +15,7 @@ from imagelab.similarity import (
     cosine,
     cosine_to_euclidean,
     euclidean,
+    nearest,
     unit,
 )
 
@@ -108,3 +109,11 @@ def test_each_metric_has_its_own_range_of_thresholds():
     assert check_threshold(2, "euclidean") == 2.0
     with pytest.raises(InvalidValueError):
         check_threshold(-0.5, "euclidean")
+
+
+def test_the_nearest_of_many_rows_is_that_of_comparing_each():
+    rng = np.random.default_rng(0)
+    rows, probe = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=8)
+    for metric in METRICS:
+        each = [compare(row, probe, metric) for row in rows]
+        assert nearest(rows, probe, metric) == max(each, key=lambda one: one.cosine)

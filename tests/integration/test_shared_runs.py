@@ -78,9 +78,12 @@ def left(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ray", [None, "local"], ids=["processes", "ray"])
-def test_two_workers_one_of_which_is_killed_leave_what_one_process_leaves(generator, references, alone, tmp_path, ray):
+def test_two_workers_one_of_which_is_killed_leave_what_one_process_leaves(
+    generator, references, alone, tmp_path, monkeypatch, ray
+):
     if ray is not None:
         pytest.importorskip("ray", reason="the extra ray isn't installed")
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15, which a busy machine hardly ever serves
     shared = Shared(generator, references)
     shared.marker = tmp_path / "killed"
     shared.run(sweep_request(SWEEP), tmp_path / "run", progress=False, workers=2, ray=ray)

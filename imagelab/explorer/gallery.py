@@ -43,18 +43,18 @@ class Gallery:
         number = entry.number
         alt = f"Picture {number}: {entry.settings.character}, {entry.settings.scene}"
         restore = _button("Restore", f"Set all controls as they were for picture {number}")
-        accept = _button("✓", f"Accept picture {number} by hand", "42px", "Accept")
-        reject = _button("✗", f"Reject picture {number} by hand", "42px", "Reject")
+        accept = _button("✓", f"Accept picture {number} by hand", "36px")
+        reject = _button("✗", f"Reject picture {number} by hand", "36px")
         restore.on_click(lambda _: self._restore(number))
         accept.on_click(lambda _: self._decide(number, "accepted"))
         reject.on_click(lambda _: self._decide(number, "rejected"))
         buttons = w.HBox([restore, accept, reject])
         card = w.VBox([w.HTML(shown.img(entry.thumbnail, alt, 148)), self._badges[number], buttons])
-        card.layout = w.Layout(width="168px", margin="4px")
+        card.layout = w.Layout(width="172px", margin="4px")
         return card
 
 
-def _button(text: str, tooltip: str, width: str = "66px", _label: str = "") -> Any:
+def _button(text: str, tooltip: str, width: str = "78px") -> Any:
     return w.Button(description=text, tooltip=tooltip, layout=w.Layout(width=width, margin="1px"))
 
 

@@ -99,7 +99,7 @@ class Explorer:
         left = w.VBox([self.form.widget, buttons, self.import_file], layout=w.Layout(width="46%"))
         right = w.VBox([self.picture, self.progress, self.status, self.error, files], layout=w.Layout(width="52%"))
         below = w.Tab([self.gallery.widget, self.comparison.widget, self.grid.widget])
-        below.titles = ("History", "Compare two", "Row of one parameter")
+        below.titles = ("History", "Compare two", "Vary one")
         panel = w.VBox([w.HTML(shown.STYLE), w.HBox([left, right]), below])
         panel.add_class("imagelab-panel")
         return panel
@@ -180,7 +180,7 @@ class Explorer:
             try:
                 settings, left_out = self.session.restore(file, self.settings)
             except ImageFileError as error:
-                raise replace(error, path=Path(uploaded[0]["name"]).name) from error
+                raise replace(error, path=Path(Path(uploaded[0]["name"]).name)) from error
         self.form.fill(settings)
         notes = f"Not taken over: {escape('; '.join(left_out))}." if left_out else ""
         self.status.value = shown.status("The settings of the picture are set.", notes)

@@ -143,7 +143,13 @@ class Session:
     def draw(self, settings: Settings) -> Entry:
         """Draw one picture here and now, as a notebook without anybody before it does; raises what `generate` does."""
         self._stop.clear()
-        return self._draw(settings, 1, 1)
+        end: State = "failed"
+        try:
+            entry = self._draw(settings, 1, 1)
+            end = "done"
+        finally:
+            self._say(Progress(state=end))
+        return entry
 
     def export(self, path: Path, settings: Settings) -> Path:
         """Write the settings as parameters of 10_generate_character; raises as `write_parameters`."""

@@ -29,6 +29,7 @@ RESULT_VERSION = 1
 
 _START_SECONDS = 300  # a kernel on a busy machine takes more than papermill's 60
 _KERNEL_ENVIRONMENT = {
+    "IMAGELAB_HEADLESS": "1",  # nobody is there to press the explorer's buttons
     "JUPYTER_PREFER_ENV_PATH": "1",  # "python3" is this interpreter, whatever kernels the user has installed
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or debugpy warns about frozen modules in every run
 }

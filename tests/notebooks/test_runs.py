@@ -24,6 +24,7 @@ SMALL = {
     "23_calibrate_threshold": {"device": "cpu", "num_images": 2},
     "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
     "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
+    "40_explore": {"device": "cpu", "seed": 5},
 }
 
 

@@ -2,10 +2,11 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from traceback import clear_frames, walk_tb
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.composition import lora_uses
-from imagelab.config import Configs, load_configs
+from imagelab.config import Configs, load_configs, pick
 from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 MAX_WORKERS = 1024
+DETERMINISM = ("strict", "fast")
+MAX_TOGETHER = 64
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
 
 
@@ -67,6 +70,7 @@ class FaceJudge:
         }
 
 
+Draw = Callable[[GenerationRequest], Generation]
 Judges = Mapping[str, FaceJudge]  # {character: its judge}; empty where no faces are compared
 
 
@@ -127,6 +131,8 @@ class BatchImageGenerator:
         scheduler: str | None = None,
         additional_loras: Iterable[LoraUse | Mapping[str, Any]] = (),
         controls: Iterable[ControlUse | Mapping[str, Any]] = (),
+        determinism: str = "strict",
+        batch_size: int = 4,
         retry_failed: bool = False,
         progress: bool = True,
     ) -> BatchResult:
@@ -142,6 +148,10 @@ class BatchImageGenerator:
         `save_rejected` rejected/ (unscorable ones too), and at the end metadata.json and index.html. The same call goes
         on where an earlier one was stopped, by whatever, and ends with the pictures that an uninterrupted one would
         have drawn, bit for bit; one that has ended is only read. With `retry_failed` failed pictures are drawn again.
+
+        That holds for `determinism` "strict", which draws one picture at a time whatever `batch_size` says. "fast"
+        draws `batch_size` of them together, which a GPU does faster; their last bits then depend on which ones those
+        are, and so on where a batch was stopped (docs/decisions/0011 has the bound).
 
         Everything is checked, and control maps are made, before the models are loaded and the folder is; a bad argument
         leaves nothing behind. Raises UnknownNameError, InvalidValueError, also for a folder that another batch or
@@ -174,6 +184,8 @@ class BatchImageGenerator:
             save_rejected=save_rejected,
             until_accepted=until_accepted,
             max_images=max_images,
+            determinism=determinism,
+            batch_size=batch_size,
         )
         return self.run(request, output_dir, retry_failed=retry_failed, progress=progress)
 
@@ -234,7 +246,8 @@ class BatchImageGenerator:
 
         generator = self.generator
         pictures = [variant.picture for variant in request.variants]
-        recipes = tuple(self._recipe(picture) for picture in pictures)
+        together = {"pictures_at_once": request.pictures_at_once} if request.pictures_at_once > 1 else {}
+        recipes = tuple(self._recipe(picture) | together for picture in pictures)
         judges = self._judges(request)
         thresholds = {judge.threshold.value for judge in judges.values()}
         plan = RunPlan(
@@ -280,6 +293,10 @@ class BatchImageGenerator:
     ) -> ProcessCrew | RayCrew | None:
         if workers == 1 and ray is None:
             return None
+        if request.pictures_at_once > 1:
+            raise InvalidValueError(
+                "determinism", "fast", "strict where workers draw, a picture at a time"
+            )
         from imagelab.runs.recipe import worker_devices  # imports torch
 
         if ray is not None:
@@ -299,15 +316,38 @@ class BatchImageGenerator:
             yield ()
         elif crew is None:
             self.generator.load()
-            yield (self._drawn(request, judges, job) for job in jobs)
+            yield self._drawn_here(request, judges, jobs)
         else:
             with crew:
                 yield share(crew, jobs)
 
-    def _drawn(self, request: BatchRequest, judges: Judges, job: Job) -> Drawn:
+    def _drawn_here(self, request: BatchRequest, judges: Judges, jobs: Iterable[Job]) -> Iterator[Drawn]:
+        size = request.pictures_at_once
+        for _, own in groupby(jobs, key=lambda job: job.variant):
+            alike = list(own)
+            for group in (alike[start : start + size] for start in range(0, len(alike), size)):
+                clock = perf_counter()
+                draw = self._together(request, group)
+                share = (perf_counter() - clock) / len(group)
+                for job in group:
+                    one = self._drawn(request, judges, job, draw)
+                    yield replace(one, seconds=one.seconds + share)
+
+    def _together(self, request: BatchRequest, group: Sequence[Job]) -> Draw:
+        """Draw a group's pictures at once and return what gives them out; where that fails, what draws each alone."""
+        if len(group) == 1:
+            return self.generator.generate
+        try:
+            made = self.generator.generate_together(request.picture_of(group[0]), [job.seed for job in group])
+        except GenerationError:  # of one picture, perhaps: the others needn't fail with it
+            return self.generator.generate
+        by_seed = {generation.record.seed: generation for generation in made}
+        return lambda picture: by_seed[picture.seed or 0]
+
+    def _drawn(self, request: BatchRequest, judges: Judges, job: Job, draw: Draw | None = None) -> Drawn:
         clock = perf_counter()
         judge = judges.get(str(request.picture_of(job).character))
-        item, generation = draw_job(self.generator.generate, request, job, judge)
+        item, generation = draw_job(draw or self.generator.generate, request, job, judge)
         return Drawn(job=job, item=item, generation=generation, seconds=perf_counter() - clock)
 
     def _commit(self, run: RunFolder, drawn: Iterable[Drawn], *, progress: bool) -> None:
@@ -370,6 +410,8 @@ def batch_request(
     save_rejected: bool = True,
     until_accepted: int | None = None,
     max_images: int | None = None,
+    determinism: str = "strict",
+    batch_size: int = 4,
 ) -> BatchRequest:
     """Check what a batch is asked for beside its first picture; raises InvalidValueError."""
     flags = {"enable_consistency_check": enable_consistency_check, "save_rejected": save_rejected}
@@ -383,6 +425,8 @@ def batch_request(
         raise InvalidValueError("max_images", max_images, "None without until_accepted: num_images says how many")
     else:
         count = check_whole(num_images, "num_images", 1, MAX_IMAGES)
+    pick("determinism", {mode: mode for mode in DETERMINISM}, determinism)
+    batch_size = check_whole(batch_size, "batch_size", 1, MAX_TOGETHER)
     if consistency_threshold is not None:
         consistency_threshold = check_threshold(consistency_threshold, name="consistency_threshold")
     return BatchRequest(
@@ -392,6 +436,7 @@ def batch_request(
         threshold=consistency_threshold,
         save_rejected=save_rejected,
         until_accepted=until_accepted,
+        pictures_at_once=batch_size if determinism == "fast" else 1,
     )
 
 
@@ -401,7 +446,7 @@ def _provenance(judges: Judges) -> dict[str, Any] | None:
 
 
 def draw_job(
-    draw: Callable[[GenerationRequest], Generation],
+    draw: Draw,
     request: BatchRequest,
     job: Job,
     judge: "Callable[[Image], Verdict] | None",

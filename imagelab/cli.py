@@ -129,6 +129,10 @@ def batch(
     max_images: Annotated[
         int | None, typer.Option(help="With --until-accepted: at most so many, by default 4×.")
     ] = None,
+    determinism: Annotated[
+        str, typer.Option(help="strict: bit for bit; fast: several pictures at once, which moves their last bits.")
+    ] = "strict",
+    batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
     ray: Annotated[
@@ -173,6 +177,8 @@ def batch(
         save_rejected=save_rejected,
         until_accepted=until_accepted,
         max_images=max_images,
+        determinism=determinism,
+        batch_size=batch_size,
     )
     with BatchImageGenerator(profile=profile, device=device) as batches:
         if dry_run:

@@ -33,6 +33,7 @@ class BatchRequest(Record):
     save_rejected: bool
     until_accepted: int | None = None  # as many accepted ones end the batch
     swept: tuple[Variant, ...] = ()  # the variants of a sweep, in their order; of a batch none
+    pictures_at_once: int = 1  # more than 1: drawn together, which moves their last bits
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -1,0 +1,84 @@
+"""Batches that draw several pictures at once: the same pictures within a bound, and the same accounting."""
+
+import numpy as np
+import pytest
+import torch
+
+from imagelab import BatchImageGenerator, CharacterReferenceManager, InvalidValueError
+from imagelab.batch import batch_request
+from imagelab.imagefiles import open_image, read_record
+from imagelab.results import GenerationRequest
+from imagelab.runs import read_batch
+
+ASKED = {"character": "luca", "scene_description": "on the beach", "quality_preset": "draft", "steps": 4, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def batches(generator, tmp_path_factory):
+    store = tmp_path_factory.mktemp("references")
+    with CharacterReferenceManager(store=store, profile="puppet", configs=generator.configs, device="cpu") as manager:
+        yield BatchImageGenerator(generator, manager)
+
+
+def draw(batches, folder, **given):
+    return batches.generate_batch(**ASKED, num_images=5, output_dir=folder, progress=False, **given)
+
+
+@pytest.fixture(scope="module")
+def strict(batches, tmp_path_factory):
+    return draw(batches, tmp_path_factory.mktemp("runs") / "strict")
+
+
+def pictures(result):
+    return [np.asarray(open_image(result.output_dir / item.path), np.int16) for item in result.items]
+
+
+def test_fast_batches_draw_the_same_pictures_within_a_grey_level(batches, strict, tmp_path):
+    fast = draw(batches, tmp_path / "fast", determinism="fast", batch_size=2)
+    assert [item.status for item in fast.items] == [item.status for item in strict.items]
+    assert fast.consistency_scores == pytest.approx(strict.consistency_scores, abs=0.02)
+    for one, other in zip(pictures(fast), pictures(strict), strict=True):
+        assert np.abs(one - other).max() <= 1
+    records = [read_record(fast.output_dir / item.path) for item in fast.items]
+    assert [record.batch_size for record in records] == [2, 2, 2, 2, 1]
+    assert fast.counts == read_batch(tmp_path / "fast").counts
+
+
+def test_strict_batches_are_the_same_to_the_bit_whatever_batch_size_says(batches, strict, tmp_path):
+    hinted = draw(batches, tmp_path / "hinted", batch_size=3)
+    files = [(result.output_dir / item.path).read_bytes() for result in (hinted, strict) for item in result.items]
+    assert files[:5] == files[5:]
+
+
+def test_going_on_in_another_mode_is_refused(batches, strict):
+    with pytest.raises(InvalidValueError, match="pictures_at_once"):
+        draw(batches, strict.output_dir, determinism="fast")
+
+
+def test_a_group_that_fails_is_drawn_picture_by_picture(batches, strict, tmp_path):
+    def break_one(_, inputs):
+        if len(inputs[0]) > 2:  # two pictures, each with and without the prompt
+            inputs[0][1] = torch.nan
+
+    unet = batches.generator.pipeline.unet
+    with unet.register_forward_pre_hook(break_one):
+        fast = draw(batches, tmp_path / "fast", determinism="fast", batch_size=2)
+    assert fast.counts == strict.counts
+    for one, other in zip(pictures(fast), pictures(strict), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"determinism": "fats"}, "determinism"), ({"batch_size": 0}, "batch_size"), ({"batch_size": 65}, "batch_size")],
+)
+def test_what_is_no_mode_is_refused(given, name):
+    with pytest.raises(ValueError, match=name):
+        batch_request(GenerationRequest(character="luca", seed=1), 2, **given)
+
+
+def test_workers_draw_strictly_or_not_at_all(batches, tmp_path):
+    request = batch_request(GenerationRequest(character="luca", seed=1, quality_preset="draft"), 2, determinism="fast")
+    with pytest.raises(InvalidValueError, match="determinism"):
+        batches.run(request, tmp_path / "out", workers=2)
+    assert not (tmp_path / "out").exists()

@@ -294,9 +294,7 @@ class BatchImageGenerator:
         if workers == 1 and ray is None:
             return None
         if request.pictures_at_once > 1:
-            raise InvalidValueError(
-                "determinism", "fast", "strict where workers draw, a picture at a time"
-            )
+            raise InvalidValueError("determinism", "fast", "strict where workers draw, a picture at a time")
         from imagelab.runs.recipe import worker_devices  # imports torch
 
         if ray is not None:

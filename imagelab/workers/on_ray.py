@@ -93,6 +93,11 @@ class RayCrew:
                 ray.init(self._address, include_dashboard=False, log_to_driver=False, logging_level="error", **where)
             except ConnectionError as error:
                 raise InvalidValueError("ray", self._address, f"a cluster's address, or {LOCAL}") from error
+            except Exception as error:  # a plain Exception, when a node of this machine's own doesn't come up in time
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise GenerationError(
+                    f"Ray doesn't start: {reason}", "See its log, or use processes: ray=None"
+                ) from error
         try:
             self._check_room()
         except BaseException:

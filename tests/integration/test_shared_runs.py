@@ -9,7 +9,7 @@ import pytest
 
 from imagelab.batch import BatchImageGenerator, BatchSetup, batch_request
 from imagelab.config.sweeps import SweepConfig
-from imagelab.errors import InvalidValueError
+from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import GenerationRequest
 from imagelab.runs import read_ledger
@@ -86,7 +86,12 @@ def test_two_workers_one_of_which_is_killed_leave_what_one_process_leaves(
         monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15, which a busy machine hardly ever serves
     shared = Shared(generator, references)
     shared.marker = tmp_path / "killed"
-    shared.run(sweep_request(SWEEP), tmp_path / "run", progress=False, workers=2, ray=ray)
+    try:
+        shared.run(sweep_request(SWEEP), tmp_path / "run", progress=False, workers=2, ray=ray)
+    except GenerationError as error:
+        if "Ray doesn't start" not in str(error):
+            raise
+        pytest.skip(str(error))  # of the machine, not of ours
     assert shared.marker.exists()
     assert left(tmp_path / "run") == left(alone)
     assert len(left(alone)[0]) == 6

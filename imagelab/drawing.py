@@ -53,11 +53,15 @@ class Models:
         rung = next_rung(self.memory, self.loaded.device)
         if rung is None:
             return False
-        self.memory, what = rung
-        self.given_up = (*self.given_up, f"out of GPU memory: {what}")
+        memory, what = rung
+        self.use(memory, (*self.given_up, f"out of GPU memory: {what}"))
         warnings.warn(self.given_up[-1], DegradedWarning, stacklevel=2)
-        apply_memory_policy(self.loaded.pipe, self.memory, self.loaded.device)
         return True
+
+    def use(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
+        """Put a policy in force, and say what was given up for it."""
+        self.memory, self.given_up = memory, given_up
+        apply_memory_policy(self.loaded.pipe, memory, self.loaded.device)
 
 
 def load_models(configs: Configs, profile: Profile, device: str) -> Models:
@@ -84,6 +88,7 @@ def draw_plan(
     tiles, then offloaded; records say so in `degraded`. `seconds`: what it took until now, {stage: duration}. Raises
     ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder.
     """
+    before = models.memory, models.given_up
     while True:
         with suppress(OutOfMemoryError):
             return within_memory(partial(_draw_once, models, plan, seeds, maps, seconds, on_step), _SMALLER)
@@ -91,6 +96,7 @@ def draw_plan(
         if len(seeds) > 1:
             return _draw_halves(models, plan, seeds, maps, seconds, on_step)
         if not models.give_up_more():
+            models.use(*before)  # it was for nothing: the next picture needn't suffer
             raise OutOfMemoryError("out of GPU memory", _SMALLER)
 
 

@@ -127,7 +127,9 @@ def read_report(path: str | os.PathLike[str]) -> BenchmarkReport:
     try:
         return BenchmarkReport.from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, InvalidValueError) as error:
-        raise InvalidValueError("benchmark report", str(path), f"one that can be read ({error})") from error
+        raise InvalidValueError(
+            f"benchmark report {Path(path).name}", str(path), f"one that can be read ({error})"
+        ) from error
 
 
 def report_case(

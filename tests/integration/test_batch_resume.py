@@ -108,10 +108,10 @@ def test_a_batch_is_bitwise_the_same_in_another_order(generator, manager, option
     batches = BatchImageGenerator(generator, manager)
     done = batches.generate_batch("luca", SCENE, output_dir=tmp_path / "one", **given, progress=False)
     request = batches_request(batches, given)
-    plan, judge = batches._plan(request)
+    plan, judges = batches._plan(request)
     with RunFolder(tmp_path / "two", plan) as run:
         for job in reversed(run.pending_jobs()):
-            run.commit(job, *draw_job(generator.generate, request, job, judge), 0.0)
+            run.commit(job, *draw_job(generator.generate, request, job, judges["luca"]), 0.0)
     assert done.pending == 0
     assert content(tmp_path / "two") == content(tmp_path / "one") == uninterrupted
 

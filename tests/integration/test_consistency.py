@@ -249,7 +249,7 @@ def test_bad_values_are_refused_before_the_models_load(configs):
 
 
 def test_an_unknown_profile_device_or_policy_is_refused(configs):
-    with pytest.raises(UnknownNameError, match="puppet, sdxl"):
+    with pytest.raises(UnknownNameError, match="puppet, random-sdxl, sdxl"):
         CharacterConsistencyChecker(profile="pupet", configs=configs)
     with pytest.raises(InvalidValueError, match="auto, cpu, cuda"):
         CharacterConsistencyChecker(device="gpu", configs=configs)

@@ -1,10 +1,11 @@
 """From a plan to a picture and the record of how it was drawn."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from time import perf_counter
 
 from torch import Tensor
@@ -94,28 +95,21 @@ def draw_plan(
             return within_memory(partial(_draw_once, models, plan, seeds, maps, seconds, on_step), _SMALLER)
         release_memory()  # out of the handler, whose traceback would keep the tensors of the attempt alive
         if len(seeds) > 1:
-            return _draw_halves(models, plan, seeds, maps, seconds, on_step)
+            halves = [draw_plan(models, plan, half, maps, seconds, on_step) for half in _halved(seeds)]
+            return _with_degraded(chain(*halves), f"out of GPU memory: not {len(seeds)} pictures at once")
         if not models.give_up_more():
             models.use(*before)  # it was for nothing: the next picture needn't suffer
             raise OutOfMemoryError("out of GPU memory", _SMALLER)
 
 
-def _draw_halves(
-    models: Models,
-    plan: Plan,
-    seeds: Sequence[int],
-    maps: tuple[ControlMap, ...],
-    seconds: Mapping[str, float],
-    on_step: OnStep | None,
-) -> tuple[Generation, ...]:
+def _halved(seeds: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
     half = (len(seeds) + 1) // 2
-    what = f"out of GPU memory: not {len(seeds)} pictures at once"
+    return seeds[:half], seeds[half:]
+
+
+def _with_degraded(drawn: Iterable[Generation], what: str) -> tuple[Generation, ...]:
+    """Say in a DegradedWarning and in the records what was given up."""
     warnings.warn(what, DegradedWarning, stacklevel=2)
-    drawn = [
-        generation
-        for part in (seeds[:half], seeds[half:])
-        for generation in draw_plan(models, plan, part, maps, seconds, on_step)
-    ]
     return tuple(replace(made, record=replace(made.record, degraded=(*made.record.degraded, what))) for made in drawn)
 
 

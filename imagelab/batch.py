@@ -96,11 +96,7 @@ class BatchImageGenerator:
             configs = references.configs if references and configs is None else configs
             generator = CharacterGenerator(profile=profile, device=device, configs=configs)
         if references is None:
-            # Not the generator's "cuda": the faces may well be compared on the CPU where onnxruntime has no other.
-            device = "cpu" if generator.device == "cpu" else "auto"
-            references = CharacterReferenceManager(
-                profile=generator.profile.name, configs=generator.configs, device=device
-            )
+            references = _references_for(generator)
         names = {name for name in (generator.profile.name, references.profile.name, profile) if name is not None}
         if len(names) > 1:
             raise InvalidValueError("profile", ", ".join(sorted(names)), "one for drawing and comparing")
@@ -373,9 +369,7 @@ class BatchSetup:
         """Make it; nothing is loaded yet."""
         configs = load_configs(self.configs)
         generator = CharacterGenerator(profile=self.profile, device=self.device, configs=configs)
-        device = "cpu" if generator.device == "cpu" else "auto"
-        references = CharacterReferenceManager(profile=self.profile, configs=configs, store=self.store, device=device)
-        return BatchImageGenerator(generator, references)
+        return BatchImageGenerator(generator, _references_for(generator, self.store))
 
 
 @dataclass(frozen=True)
@@ -435,6 +429,14 @@ def batch_request(
         save_rejected=save_rejected,
         until_accepted=until_accepted,
         pictures_at_once=batch_size if determinism == "fast" else 1,
+    )
+
+
+def _references_for(generator: CharacterGenerator, store: Path | None = None) -> CharacterReferenceManager:
+    # Not the generator's "cuda": the faces may well be compared on the CPU where onnxruntime has no other.
+    device = "cpu" if generator.device == "cpu" else "auto"
+    return CharacterReferenceManager(
+        profile=generator.profile.name, configs=generator.configs, store=store, device=device
     )
 
 

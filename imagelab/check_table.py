@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from imagelab.differences import leaves
 from imagelab.encoders.base import EncoderId
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceEncoderId, FaceLimits
@@ -64,7 +65,7 @@ class CheckParameters(Record):
         ours, theirs = ({**one.thresholds, **one.encoders} for one in (self, now))
         said = [f"the table was made without {name}" for name in theirs if name not in ours]
         said += [f"the table was made with {name}" for name in ours if name not in theirs]
-        was, new = _flat(self.to_dict()), _flat(now.to_dict())
+        was, new = leaves(self.to_dict()), leaves(now.to_dict())
         differing = [name for name in dict.fromkeys([*was, *new]) if was.get(name) != new.get(name)]
         about = tuple(f".{name}." for name in ours.keys() ^ theirs.keys())  # of which all that there is to say is said
         rest = [name for name in differing if not any(one in f"{name}." for one in about)]
@@ -256,14 +257,6 @@ def _originals(files: Sequence[str], hashes: Sequence[str | None]) -> list[str |
     pairs = list(zip(files, hashes, strict=True))
     originals = [file if sha256 is None else first.setdefault(sha256, file) for file, sha256 in pairs]
     return [None if original == file else original for file, original in zip(files, originals, strict=True)]
-
-
-def _flat(data: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{place}{name}.") if isinstance(value, Mapping) else {f"{place}{name}": value}
-    return flat
 
 
 def _brief(value: object) -> object:

@@ -22,6 +22,15 @@ BAD_INPUT = 2  # as for a mistyped option
 FAILED = 1
 INCOMPLETE = 3  # of a batch: the same command goes on with it
 
+# what several commands ask for, in the same words
+ProfileName = Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")]
+Workers = Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")]
+Ray = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…")
+]
+
 app = typer.Typer(
     name="imagelab",
     no_args_is_help=True,
@@ -47,7 +56,7 @@ def control_map(
     control_type: Annotated[str, typer.Argument(metavar="TYPE", help="pose, canny, depth, seg or normal.")],
     picture: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")],
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    profile: ProfileName = None,
 ) -> None:
     """Make the map of a picture that a ControlNet obeys."""
     from imagelab.imagefiles import check_png_path, save_png
@@ -133,15 +142,12 @@ def batch(
         str, typer.Option(help="strict: bit for bit; fast: several pictures at once, which moves their last bits.")
     ] = "strict",
     batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
-    ] = None,
+    retry_failed: RetryFailed = False,
+    workers: Workers = 1,
+    ray: Ray = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    profile: ProfileName = None,
+    device: Device = "auto",
 ) -> None:
     """Draw a batch and keep what shows the character; the same command goes on with one that was stopped.
 
@@ -196,17 +202,14 @@ def sweep(
         Path | None,
         typer.Option(help="Folder to draw into, or to go on in; by default reports/runs/sweep-<name of the file>."),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…"),
-    ] = None,
+    retry_failed: RetryFailed = False,
+    workers: Workers = 1,
+    ray: Ray = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many pictures there will be and what they cost, and keep none.")
     ] = False,
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    profile: ProfileName = None,
+    device: Device = "auto",
 ) -> None:
     """Draw pictures along axes: LoRA weights, schedulers, seeds …; the same command goes on with a stopped one.
 
@@ -234,7 +237,7 @@ def sweep(
 
 @app.command()
 def doctor(
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    profile: ProfileName = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything, hashes included, as JSON.")] = False,
 ) -> None:
     """Say whether this machine can run a profile, and what to do if it can't."""
@@ -269,8 +272,8 @@ def check(
     several: Annotated[
         str, typer.Option(help="Of several faces: require_one, largest, most_central or best_match.")
     ] = "require_one",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
+    device: Device = "auto",
+    profile: ProfileName = None,
 ) -> None:
     """Compare a folder of pictures with a character; a check that was stopped goes on when it is asked for again."""
     from imagelab.consistency import CharacterConsistencyChecker
@@ -322,8 +325,8 @@ def replay(
 
 @app.command()
 def bench(
-    profile: Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    profile: ProfileName = None,
+    device: Device = "auto",
     num_runs: Annotated[int, typer.Option(help="Measurements of each case.")] = 5,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for the JSON, by default reports/benchmarks.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Quality preset; by default the targets' own.")] = None,

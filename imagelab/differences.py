@@ -13,23 +13,24 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
     >>> differences({"size": {"width": 64}, "seed": 1}, {"size": {"width": 128}, "seed": 1})
     ('size.width was 64, is 128',)
     """
-    before, after = _flat(was), _flat(now)
+    before, after = leaves(was, lists=True), leaves(now, lists=True)
     names = dict.fromkeys([*before, *after])
     pairs = ((name, before.get(name), after.get(name)) for name in names)
     return tuple(f"{name} was {_shown(old, new)}, is {_shown(new, old)}" for name, old, new in pairs if old != new)
 
 
-def _flat(value: object, place: str = "") -> dict[str, Any]:
-    """Return nested mappings and lists as one mapping, with dotted names."""
-    if isinstance(value, list | tuple):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        return {place: value}
-    return {
-        name: leaf
-        for key, item in value.items()
-        for name, leaf in _flat(item, f"{place}.{key}" if place else str(key)).items()
-    }
+def leaves(value: Mapping[Any, Any], *, lists: bool = False, place: str = "") -> dict[str, Any]:
+    """Return nested mappings, and with `lists` lists too, as one mapping with dotted names.
+
+    >>> leaves({"size": {"width": 64}, "tags": ["a"]})
+    {'size.width': 64, 'tags': ['a']}
+    """
+    flat: dict[str, Any] = {}
+    for key, given in value.items():
+        item = dict(enumerate(given)) if lists and isinstance(given, list | tuple) else given
+        name = f"{place}{key}"
+        flat |= leaves(item, lists=lists, place=f"{name}.") if isinstance(item, Mapping) else {name: item}
+    return flat
 
 
 def _shown(value: object, other: object) -> str:

@@ -24,11 +24,10 @@ from imagelab.pipeline import Guide, LoadedPipeline, OnStep, apply_memory_policy
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import ControlRecord, Generation, GenerationRecord
-from imagelab.versions import library_version
+from imagelab.versions import drawing_versions
 from imagelab.vram import read_vram, release_memory
 
 _SMALLER = "Draw a smaller picture, or with fewer ControlNets"
-_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -245,7 +244,7 @@ def _record(
         memory_policy=models.memory.policy,
         batch_size=batch_size,
         degraded=(*loaded.degraded, *models.given_up),
-        versions={library: library_version(library) for library in _LIBRARIES},
+        versions=drawing_versions(),
         environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,

@@ -280,6 +280,14 @@ def pixels_sha256(image: "Image.Image") -> str:
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
+def mean_difference(one: "Image.Image", other: "Image.Image") -> float:
+    """Return the mean absolute difference of two pictures of one size, in grey levels from 0 to 255."""
+    import numpy as np
+
+    first, second = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (one, other))
+    return float(np.abs(first - second).mean())
+
+
 def control_map_path(path: Path, index: int, control_type: str) -> Path:
     """Return where the map of a picture's control lies beside it: luca.png has luca.control-0-pose.png."""
     return path.with_name(f"{path.stem}.control-{index}-{control_type}.png")

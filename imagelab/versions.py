@@ -1,5 +1,7 @@
 """The versions of the libraries that a result depends on, imagelab's own among them."""
 
+_DRAWING = ("imagelab", "torch", "diffusers", "transformers")
+
 
 def library_version(name: str) -> str:
     """Return the installed version of a library by its distribution's name, "0+unknown" where it isn't installed."""
@@ -9,3 +11,8 @@ def library_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # imagelab from a source checkout on sys.path
         return "0+unknown"
+
+
+def drawing_versions() -> dict[str, str]:
+    """Return the versions of the libraries that draw."""
+    return {name: library_version(name) for name in _DRAWING}

@@ -126,7 +126,7 @@ def read_report(path: str | os.PathLike[str]) -> BenchmarkReport:
     """Read what `write` wrote; raises InvalidValueError, which names the file."""
     try:
         return BenchmarkReport.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, InvalidValueError) as error:
+    except (OSError, ValueError) as error:  # InvalidValueError is a ValueError
         raise InvalidValueError(
             f"benchmark report {Path(path).name}", str(path), f"one that can be read ({error})"
         ) from error

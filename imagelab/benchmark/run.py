@@ -21,12 +21,11 @@ from imagelab.config import Configs, load_configs
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.devices import device_name
 from imagelab.errors import InvalidValueError
-from imagelab.versions import library_version
+from imagelab.versions import drawing_versions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_LIBRARIES = ("imagelab", "torch", "diffusers", "transformers")
 _GIB = 2**30
 
 
@@ -133,6 +132,10 @@ def _base_of(case: Case) -> Case:
 
 
 def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapping[str, str]:
-    versions = {name: library_version(name) for name in _LIBRARIES}
     faces = ", ".join(checker.providers)
-    return {"device": device_name(device), "threads": str(torch.get_num_threads()), "faces": faces, **versions}
+    return {
+        "device": device_name(device),
+        "threads": str(torch.get_num_threads()),
+        "faces": faces,
+        **drawing_versions(),
+    }

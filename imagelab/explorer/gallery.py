@@ -104,7 +104,7 @@ def difference(one: "Image", other: "Image") -> tuple["Image", float]:
     """Return where two pictures of one size differ, white being the most, and by how much on average (0 to 255)."""
     from PIL import ImageChops, ImageOps
 
-    from imagelab.sweeps.table import mean_difference
+    from imagelab.imagefiles import mean_difference
 
     apart = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
     return ImageOps.autocontrast(apart.convert("L")).convert("RGB"), mean_difference(one, other)

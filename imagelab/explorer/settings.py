@@ -64,15 +64,18 @@ def default_settings(configs: Configs, profile: Profile, character: str | None =
 
 def own_loras(configs: Configs, profile: Profile, character: str) -> dict[str, float]:
     """Return {name: weight} of a character's own LoRAs, as far as the profile has files for them."""
+    usual = _usual_weights(configs, character)
+    return {name: weight for name, weight in usual.items() if profile.name in configs.lora(name).files}
+
+
+def _usual_weights(configs: Configs, character: str) -> dict[str, float]:
     choices = configs.character(character).loras
-    weights = {one.name: configs.lora(one.name).default_weight if one.weight is None else one.weight for one in choices}
-    return {name: weight for name, weight in weights.items() if profile.name in configs.lora(name).files}
+    return {one.name: configs.lora(one.name).default_weight if one.weight is None else one.weight for one in choices}
 
 
 def _tagged(settings: Settings, configs: Configs) -> str:
     """Return the scene with a tag for each LoRA that isn't as the character has it; weight 0 leaves its own out."""
-    own = {one.name: one.weight for one in configs.character(settings.character).loras}
-    usual = {name: configs.lora(name).default_weight if weight is None else weight for name, weight in own.items()}
+    usual = _usual_weights(configs, settings.character)
     wanted = dict.fromkeys(usual, 0.0) | dict(settings.loras)
     changed = {name: weight for name, weight in wanted.items() if weight != usual.get(name, 0.0)}
     return " ".join(

@@ -1,9 +1,10 @@
 """What two records of one request differ in: what went in, and where it was drawn."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from imagelab.differences import leaves
 from imagelab.errors import shorten
 from imagelab.results import GenerationRecord, Record
 
@@ -54,17 +55,7 @@ def _leaves(record: GenerationRecord, given_as_maps: Collection[int]) -> dict[st
         for name in ("image", *(_OF_THE_PICTURE if index in given_as_maps else ())):
             del control[name]
     data["controls"] = {str(index): control for index, control in enumerate(data["controls"])}
-    return dict(_flat(data, ""))
-
-
-def _flat(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        if key in _LEFT_OUT:
-            continue
-        name = f"{prefix}{key}"
-        leaves += _flat(item, f"{name}.") if isinstance(item, Mapping) else [(name, item)]
-    return leaves
+    return {name: value for name, value in leaves(data).items() if not set(name.split(".")) & set(_LEFT_OUT)}
 
 
 def _shown(value: object) -> str:

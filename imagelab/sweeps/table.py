@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagelab.errors import InvalidValueError
-from imagelab.imagefiles import open_image
+from imagelab.imagefiles import mean_difference, open_image
 from imagelab.results import BatchItem
 from imagelab.runs import Job, RunPlan, read_run
 from imagelab.set_measures import sharpness
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL.Image import Image
 
 _PENDING = "pending"
 
@@ -66,14 +65,6 @@ def picture_changes(
         mean_difference(open_image(place / one), open_image(place / other)) if drawn else math.nan
         for (one, other), drawn in zip(pairs, known, strict=True)
     ]
-
-
-def mean_difference(one: "Image", other: "Image") -> float:
-    """Return the mean absolute difference of two pictures of one size, in grey levels from 0 to 255."""
-    import numpy as np
-
-    first, second = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (one, other))
-    return float(np.abs(first - second).mean())
 
 
 def _drawn_as(plan: RunPlan, number: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from imagelab import cli
+from imagelab.commands.notebooks import _plan as plan_of
 from imagelab.config import load_configs
 from imagelab.control_maps import canny_map
 
@@ -90,7 +91,7 @@ def test_debug_shows_the_traceback(monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/runs").glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("notebook", ["21_analyse_consistency", "22_filter_batches"])
 def test_every_parameter_file_suits_the_notebooks_that_draw_many_pictures(notebook, path):
-    plan = cli._plan(notebook, path, [], run_id="x")
+    plan = plan_of(notebook, path, [], run_id="x")
 
     assert plan.parameters["profile"] == "puppet"
     load_configs().preset("puppet", plan.parameters["quality_preset"])
@@ -99,7 +100,7 @@ def test_every_parameter_file_suits_the_notebooks_that_draw_many_pictures(notebo
 def test_p_wins_over_the_parameter_file():
     file = ROOT / "configs/runs/draft.yaml"
 
-    assert cli._plan("22_filter_batches", file, ["num_images=3"], run_id="x").parameters["num_images"] == 3
+    assert plan_of("22_filter_batches", file, ["num_images=3"], run_id="x").parameters["num_images"] == 3
 
 
 def test_list_shows_the_parameters(imagelab):

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 import imagelab
 from imagelab import ModelFileError, ModelNotFoundError, cli
+from imagelab.commands.options import BAD_INPUT, FAILED
 from imagelab.lora import inspect_lora, profile_base
 from imagelab.lora.trigger_words import find_trigger_words
 from imagelab.models import resolve_lora
@@ -254,7 +255,7 @@ def test_the_command_line_prints_json_of_a_file_for_another_base(monkeypatch, ca
         cli.main()
     report = json.loads(capsys.readouterr().out)
 
-    assert left.value.code == cli.FAILED
+    assert left.value.code == FAILED
     assert report["fixes"]
     assert report["origin"]["base"] == "SD 1.x"
     assert len(report["modules"]) == 2
@@ -265,7 +266,7 @@ def test_a_pickle_on_the_command_line_is_bad_input(monkeypatch, capsys, tmp_path
     with pytest.raises(SystemExit) as left:
         cli.main()
 
-    assert left.value.code == cli.BAD_INPUT
+    assert left.value.code == BAD_INPUT
     assert "isn't opened" in capsys.readouterr().err
 
 

@@ -1,0 +1,36 @@
+"""What several commands ask for and say, in the same words."""
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from imagelab.errors import ImageLabError, InvalidValueError
+
+BAD_INPUT = 2  # as for a mistyped option
+FAILED = 1
+INCOMPLETE = 3  # of a batch: the same command goes on with it
+
+ProfileName = Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
+
+
+def fail(error: ImageLabError, code: int) -> NoReturn:
+    """End the command with an error and its exit code."""
+    if debug():
+        raise error
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(code)
+
+
+def debug() -> bool:
+    """Say whether the traceback of an error is wanted."""
+    return "--debug" in sys.argv
+
+
+def number(option: str, text: str, digits: str) -> float:
+    """Read the number in an option's text, or say which text has none."""
+    try:
+        return float(digits)
+    except ValueError as error:
+        raise InvalidValueError(option, text, "with a number at the end") from error

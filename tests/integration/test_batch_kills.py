@@ -1,6 +1,6 @@
 """A1: batches that are killed at random times, again and again, end as if they had not been."""
 
-import json
+import os
 import time
 from collections import Counter
 
@@ -10,6 +10,7 @@ from kill_campaign import Replaying, campaign
 from imagelab.batch import BatchImageGenerator
 from imagelab.config import project_root
 from imagelab.references import CharacterReferenceManager
+from imagelab.reporting import Measurement, write_measurement
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 HARM = ("lost", "duplicated", "corrupt", "changed")
@@ -43,12 +44,15 @@ def test_a_thousand_kills_lose_double_break_and_change_nothing(generator, tmp_pa
     """A1: writes reports/kills.json."""
     clock = time.perf_counter()
     counted = kill(generator, tmp_path, 75, 925)
-    report = {
-        "command": "OMP_NUM_THREADS=1 .venv/bin/pytest -m kills tests/integration/test_batch_kills.py",
-        "what": "SIGKILL at random times of batches of 4 pictures (64 px, 1 step, LoRA), which then go on",
-        **{name: counted[name] for name in ("kills", "while_drawing", "runs", "pictures", *HARM)},
-        "upper_bound_95_percent": round(3 / counted["kills"], 4),  # of the rate of each harm that was never seen
-        "seconds": round(time.perf_counter() - clock),
-    }
-    (project_root() / "reports" / "kills.json").write_text(json.dumps(report, indent=1) + "\n")
+    report = Measurement(
+        what="SIGKILL at random times of batches of 4 pictures (64 px, 1 step, LoRA), which then go on",
+        command="OMP_NUM_THREADS=1 .venv/bin/pytest -m kills tests/integration/test_batch_kills.py",
+        machine={"device": "cpu", "cores": str(os.cpu_count())},
+        facts={name: counted[name] for name in ("kills", "while_drawing", "runs", "pictures", *HARM)}
+        | {
+            "upper_bound_95_percent": round(3 / counted["kills"], 4),  # of the rate of each harm that was never seen
+            "seconds": round(time.perf_counter() - clock),
+        },
+    )
+    write_measurement(report, project_root() / "reports" / "kills.json")
     assert {name: counted[name] for name in HARM} == dict.fromkeys(HARM, 0)

@@ -3,11 +3,14 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from imagelab.notebooks import read_parameters
 
@@ -135,7 +138,8 @@ def test_check_asserts(code_cells):
 
 def test_only_the_summary_is_compared(code_cells):
     wanted = [
-        [role, "nbval-check-output" if role == "summary" else "nbval-ignore-output"] for role in roles_of(code_cells)
+        [role, *(["nbval-check-output", "keep_output"] if role == "summary" else ["nbval-ignore-output"])]
+        for role in roles_of(code_cells)
     ]
 
     assert [cell.metadata.tags for cell in code_cells] == wanted
@@ -166,3 +170,13 @@ def test_notebook_says_nothing_about_the_machine_that_ran_it(notebook):
 
     assert notebook.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
     assert {key for cell in notebook.cells for key in cell.metadata} <= {"tags"}
+
+
+def test_pre_commit_has_nothing_to_strip(path, tmp_path):
+    """The hook's own command: outputs go, but those of cells tagged keep_output; counts stay, nbval wants them."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    (command,) = [hook["entry"].split() for hook in hooks if hook["id"] == "nbstripout"]
+    copy = shutil.copy(path, tmp_path)
+    subprocess.run([Path(sys.executable).with_name("nbstripout"), *command[1:], copy], check=True)
+
+    assert Path(copy).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")

@@ -1,0 +1,111 @@
+"""What was gathered as Markdown: tables of numbers that all come from the files beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagelab.reporting.gathering import Gathered
+from imagelab.reporting.measurement import Measurement, Unmeasured, Value, write_text
+from imagelab.reporting.runs import RunResult
+
+if TYPE_CHECKING:
+    from imagelab.benchmark import BenchmarkReport
+    from imagelab.calibration import Estimate
+
+_HEAD = """# What has been measured
+
+`python -m imagelab report` writes this page from the JSON files that it links to: no number in it is typed by hand.
+Each holds for the machine that is named with it and says nothing about another. Intervals are 95 %."""
+
+
+def to_markdown(gathered: Gathered) -> str:
+    """Return the report, a chapter for each file, the runs after them, and last what hasn't been measured."""
+    chapters = [_HEAD]
+    chapters += [_benchmark(name, report) for name, report in gathered.benchmarks.items()]
+    chapters += [_measurement(name, one) for name, one in gathered.measurements.items()]
+    if gathered.runs:
+        rows = [
+            {"run": run.name, "of": run.kind, "status": run.status, "result": run.headline} for run in gathered.runs
+        ]
+        chapters.append(f"## Runs\n\n{_table(rows)}")
+    if gathered.unmeasured:
+        chapters.append(f"## Not measured yet\n\n{_table([_unmeasured(one) for one in gathered.unmeasured])}")
+    return "\n\n".join(chapters) + "\n"
+
+
+def write_summary(gathered: Gathered, path: Path) -> Path:
+    """Write the report as Markdown, whole or not at all; raises InvalidValueError for a place that takes no file."""
+    return write_text(to_markdown(gathered), path)
+
+
+def _benchmark(name: str, report: "BenchmarkReport") -> str:
+    limit = f"matrix products at {report.flop_per_second / 1e12:.4g} TFLOP/s"
+    rows: list[dict[str, Value]] = [
+        {
+            "case": case.case.name,
+            "n": case.samples,
+            "s a picture": _interval(case.seconds["picture"]),
+            "to base": "" if case.ratio_to_base is None else _interval(case.ratio_to_base),
+            "it/s": f"{case.iterations_per_second.value:.3g}",
+            "of the limit": f"{case.fraction_of_limit:.1%}",
+            "GiB allocated": f"{case.peak_allocated_gib:.2f}" if case.peak_allocated_gib else "",
+            "target": case.verdict,
+        }
+        for case in report.cases
+    ]
+    targets = f"Targets are promised for: {report.targets_for}."
+    return (
+        f"## Pictures: profile {report.profile} on {report.machine['device']}\n\n"
+        f"{_source(name, report.machine)}; measured {report.measured_at[:10]}; {limit}. {targets}\n\n{_table(rows)}"
+    )
+
+
+def _measurement(name: str, one: Measurement) -> str:
+    parts = [f"## {one.what}", f"{_source(name, one.machine)}. Again: `{one.command}`"]
+    if one.facts:
+        parts.append(_table([{"fact": _words(key), "value": value} for key, value in one.facts.items()]))
+    if one.rows:
+        parts.append(_table(one.rows))
+    return "\n\n".join(parts)
+
+
+def _run(run: RunResult) -> dict[str, Value]:
+    return {"run": run.name, "of": run.kind, "status": run.status, "result": run.headline}
+
+
+def _unmeasured(one: Unmeasured) -> dict[str, Value]:
+    return {
+        "what": one.what,
+        "needs": one.needs,
+        "predicted, not measured": one.predicted,
+        "command": f"`{one.command}`",
+    }
+
+
+def _source(name: str, machine: Mapping[str, str]) -> str:
+    return f"[{name}]({name}): {', '.join(f'{_words(key)} {value}' for key, value in machine.items())}"
+
+
+def _interval(estimate: "Estimate") -> str:
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _table(rows: Sequence[Mapping[str, Value]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [_line(_words(column) for column in columns), "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *(_line(_cell(row.get(column)) for column in columns) for row in rows)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,56 @@
+"""What a run has left: of a notebook its result.json, of a batch or a sweep its plan and ledger."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagelab.errors import InvalidValueError
+from imagelab.results import BatchResult
+from imagelab.runs import read_batch
+from imagelab.runs.folder import PLAN_FILE
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What a run came to."""
+
+    name: str  # of its folder
+    kind: str  # the notebook's name, or batch
+    status: str  # ok or failed; of a batch done, or how many pictures are missing
+    headline: str
+    batches: Mapping[str, BatchResult] = field(default_factory=dict, repr=False)  # drawn in it, by folder
+
+
+def read_run(folder: Path) -> RunResult:
+    """Read a run of a notebook, a batch or a sweep; raises InvalidValueError for a folder that holds none of them."""
+    if (folder / PLAN_FILE).is_file():
+        return _of_batch(folder.name, read_batch(folder))
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        drawn = {plan.parent.name: read_batch(plan.parent) for plan in sorted(folder.glob(f"pictures/*/{PLAN_FILE}"))}
+        return RunResult(
+            name=folder.name,
+            kind=result["notebook"],
+            status=result["status"],
+            headline=result.get("headline") or result.get("error") or "",
+            batches=drawn,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wanted = f"the folder of a run, with {RESULT_FILE} or {PLAN_FILE} in it ({error})"
+        raise InvalidValueError("run", str(folder), wanted) from error
+
+
+def _of_batch(name: str, batch: BatchResult) -> RunResult:
+    missing = batch.pending + batch.counts["failed"]
+    mean = "" if math.isnan(batch.mean_similarity) else f", mean similarity of all {batch.mean_similarity:.3f}"
+    return RunResult(
+        name=name,
+        kind="batch",
+        status=f"{missing} of {batch.requested} missing" if missing else "done",
+        headline=f"{batch.total_accepted} of {batch.requested} accepted{mean}.",
+        batches={name: batch},
+    )

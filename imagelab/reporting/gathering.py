@@ -61,7 +61,8 @@ def _read_unmeasured(path: Path) -> tuple[Unmeasured, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(Unmeasured.from_dict(each) for each in json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Unmeasured.from_dict(listed[place]) for place in range(len(listed)))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         wanted = f"a list of objects with what, needs, command and predicted ({error})"
         raise InvalidValueError("file", str(path), wanted) from error

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def picture_times(reports: Mapping[str, "BenchmarkReport"]) -> Figure:
-    """Show seconds a picture of every case with intervals, a panel for each benchmark, and how much of it is arithmetic.
+    """Show seconds a picture of every case, with intervals, and how much of it is arithmetic; a panel a benchmark.
 
-    The dark part of a bar is the time that the arithmetic takes at the speed that the machine's matrix products reached:
-    no way of drawing the same picture is faster than that.
+    The dark part of a bar is what the arithmetic takes at the speed that the machine's matrix products reached: no way
+    of drawing the same picture is faster than that.
     """
     if not reports:
         return say("no benchmarks", "")
-    heights = [0.28 * len(report.cases) + 0.9 for report in reports.values()]
+    heights = [0.28 * len(report.cases) + 1.1 for report in reports.values()]
     with figure_style():
         figure, axes = plt.subplots(
             len(reports),
@@ -47,5 +47,5 @@ def _bars(axis: Axes, report: "BenchmarkReport") -> None:
     axis.set_yticks(range(len(values)), [case.case.name for case in report.cases])
     axis.invert_yaxis()
     axis.set_xlabel("seconds a picture")
-    axis.set_title(f"{report.profile} on {report.machine['device']}")
-    axis.legend(loc="lower right", fontsize=8)
+    axis.set_title(f"{report.profile} on {report.machine['device']}", pad=22)
+    axis.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, fontsize=8)

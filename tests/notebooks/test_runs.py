@@ -25,6 +25,7 @@ SMALL = {
     "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
     "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
     "40_explore": {"device": "cpu", "seed": 5},
+    "90_report": {},
 }
 
 

@@ -61,6 +61,7 @@ def test_the_notebooks_of_the_main_job_are_there():
         "21_analyse_consistency",
         "22_filter_batches",
         "23_calibrate_threshold",
+        "90_report",
     }
 
     assert names <= {path.stem for path in tracked_notebooks()}

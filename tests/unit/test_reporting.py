@@ -1,0 +1,132 @@
+"""Reports say what is in the files that they are written from, and nothing else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from handmade_runs import handmade_plan, run
+
+from imagelab import InvalidValueError, cli
+from imagelab.reporting import Measurement, gather, read_measurement, to_markdown, write_measurement, write_summary
+from imagelab.reporting.plots import picture_times
+
+ROOT = Path(__file__).parents[2]
+SPEED = Measurement(
+    what="Seconds to do it | a pipe",
+    command="python -m imagelab bench",
+    machine={"device": "cpu"},
+    facts={"times_as_fast": 1.25},
+    rows=({"way": "one", "seconds": 2.0}, {"way": "two", "note": "lines\nbroken"}),
+)
+
+
+@pytest.fixture
+def committed(tmp_path):
+    """The reports that git tracks: on a machine where somebody measures there are more."""
+    done = subprocess.run(["git", "ls-files", "reports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = done.stdout.split() or [str(path.relative_to(ROOT)) for path in (ROOT / "reports").rglob("*.json")]
+    for name in tracked:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path / "reports"
+
+
+def test_committed_summary_is_what_the_committed_measurements_say(committed):
+    assert (ROOT / "reports/summary.md").read_text(encoding="utf-8") == to_markdown(gather(reports=committed))
+
+
+def test_every_number_of_the_summary_moves_with_its_file(committed):
+    path = committed / "kills.json"
+    before, kills = to_markdown(gather(reports=committed)), read_measurement(path)
+    write_measurement(replace(kills, facts={**kills.facts, "lost": 1}), path)
+
+    changed = set(to_markdown(gather(reports=committed)).splitlines()) - set(before.splitlines())
+    assert changed == {"| lost | 1 |"}
+
+
+def test_predictions_are_named_as_such(committed):
+    (head,) = [
+        line for line in to_markdown(gather(reports=committed)).splitlines() if "predicted" in line and "|" in line
+    ]
+
+    assert "predicted, not measured" in head
+
+
+def test_measurement_comes_back_from_its_file_and_from_the_page(tmp_path):
+    write_measurement(SPEED, tmp_path / "benchmarks/speed.json")
+    text = to_markdown(gather(reports=tmp_path))
+
+    assert read_measurement(tmp_path / "benchmarks/speed.json") == SPEED
+    assert "[benchmarks/speed.json](benchmarks/speed.json): device cpu. Again: `python -m imagelab bench`" in text
+    assert "| way | seconds | note |\n|---|---|---|\n| one | 2 |  |\n| two |  | lines broken |" in text
+    assert "| times as fast | 1.25 |" in text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "x"}', '{"cases": []}', '{"cases": 7, "what": 1}'])
+def test_damaged_file_is_named(tmp_path, text):
+    (tmp_path / "odd.json").write_text(text)
+
+    with pytest.raises(InvalidValueError, match=r"odd\.json"):
+        gather(reports=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"what": "x"}', '[{"what": "x"}]', "7"])
+def test_damaged_list_of_the_unmeasured_is_named(tmp_path, text):
+    (tmp_path / "unmeasured.json").write_text(text)
+
+    with pytest.raises(InvalidValueError, match=r"unmeasured\.json"):
+        gather(reports=tmp_path)
+
+
+def test_run_of_a_notebook_is_told_by_its_headline(tmp_path):
+    folder = tmp_path / "runs/mine"
+    folder.mkdir(parents=True)
+    result = {"notebook": "22_filter_batches", "status": "ok", "headline": "8 of 8 accepted."}
+    (folder / "result.json").write_text(json.dumps(result))
+
+    assert "| mine | 22_filter_batches | ok | 8 of 8 accepted. |" in to_markdown(gather(["mine"], reports=tmp_path))
+
+
+def test_batch_is_told_with_all_its_scores_the_rejected_ones_too(tmp_path):
+    result = run(tmp_path / "runs/batch", handmade_plan())
+    (told,) = gather(["batch"], reports=tmp_path).runs
+
+    assert (told.kind, told.status) == ("batch", "1 of 5 missing")
+    assert told.batches["batch"].consistency_scores == result.consistency_scores
+    assert len(result.consistency_scores) > len(result.accepted_scores)
+    assert told.headline == f"2 of 5 accepted, mean similarity of all {result.mean_similarity:.3f}."
+
+
+def test_folder_without_a_run_is_refused_with_what_one_has(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"result\.json or plan\.json .*nothing"):
+        gather(["nothing"], reports=tmp_path)
+
+
+def test_nothing_is_written_halfway(tmp_path):
+    (tmp_path / "summary.md").mkdir()
+
+    with pytest.raises(InvalidValueError, match=r"summary\.md"):
+        write_summary(gather(reports=tmp_path), tmp_path / "summary.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.md"]
+
+
+def test_command_writes_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["imagelab", "report", "-o", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+
+    assert left.value.code == 0
+    assert "page.md" in capsys.readouterr().out
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("# What has been measured\n")
+
+
+def test_figure_has_a_panel_for_each_benchmark_with_a_bar_for_each_case(committed):
+    reports = gather(reports=committed).benchmarks
+    figure = picture_times(reports)
+
+    labels = [[text.get_text() for text in axis.get_yticklabels()] for axis in figure.axes]
+    assert labels == [[case.case.name for case in report.cases] for report in reports.values()]

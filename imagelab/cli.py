@@ -10,7 +10,7 @@ import typer
 from imagelab.commands.draw import batch, replay, sweep
 from imagelab.commands.look import check, control_map, inspect_file
 from imagelab.commands.measure import bench, random_sdxl
-from imagelab.commands.notebooks import run
+from imagelab.commands.notebooks import integration, run
 from imagelab.commands.options import BAD_INPUT, debug
 from imagelab.commands.report import report
 from imagelab.commands.upkeep import doctor, refresh, schema
@@ -37,7 +37,7 @@ def _control() -> None:
     """Control maps."""  # the callback keeps `map` a command of its own
 
 
-for command in (run, batch, sweep, check, replay, bench, report, doctor, random_sdxl, refresh, schema):
+for command in (run, batch, sweep, check, replay, bench, report, doctor, integration, random_sdxl, refresh, schema):
     app.command()(command)
 lora.command("inspect")(inspect_file)
 control.command("map")(control_map)

@@ -1,5 +1,6 @@
 """The notebooks: their parameters, running one, and refreshing the outputs that are committed."""
 
+from imagelab.notebooks.parameter_file import read_parameter_file
 from imagelab.notebooks.parameters import Parameter, check_parameters, read_parameters
 from imagelab.notebooks.paths import find_notebook, list_notebooks, output_folder, store_folder
 from imagelab.notebooks.refresh import refresh
@@ -15,6 +16,7 @@ __all__ = [
     "list_notebooks",
     "output_folder",
     "plan_run",
+    "read_parameter_file",
     "read_parameters",
     "refresh",
     "store_folder",

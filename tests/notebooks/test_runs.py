@@ -1,7 +1,8 @@
-"""Each notebook runs headless through the runner, as small as it gets, and leaves the values that reports read."""
+"""Each notebook runs headless with configs/runs/smoke.yaml, and leaves the values that reports read."""
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,21 +11,24 @@ from imagelab.calibration import read_calibration
 from imagelab.errors import NotebookError
 from imagelab.glue import SCRAP_TYPE, read_scraps
 from imagelab.imagefiles import read_record
-from imagelab.notebooks import execute, list_notebooks, plan_run
+from imagelab.notebooks import execute, list_notebooks, plan_run, read_parameter_file
 from imagelab.notebooks.refresh import keep_summary
 
+SMOKE = Path(__file__).parents[2] / "configs/runs/smoke.yaml"
+# what makes it smaller still, or is asked about below
 SMALL = {
     "00_environment": {},
     "10_generate_character": {"device": "cpu", "presets": ["draft"], "seed": 7},
     "11_compose_loras": {"device": "cpu", "loras": ["portorosso_town"], "weights": [0.0, 1.0]},
     "12_guide_with_controlnet": {"device": "cpu", "controls": ["pose", "canny"], "scales": [1.0]},
     "20_build_references": {"device": "cpu", "character": "alberto", "others": ["luca"]},
-    "21_analyse_consistency": {"device": "cpu", "num_images": 2},
-    "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
-    "23_calibrate_threshold": {"device": "cpu", "num_images": 2},
-    "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
-    "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
+    "21_analyse_consistency": {"device": "cpu"},
+    "22_filter_batches": {"device": "cpu", "seed": 5},
+    "23_calibrate_threshold": {"device": "cpu"},
+    "24_compare_experiments": {"device": "cpu", "quality_preset_b": "standard", "weight_b": 1.0},
+    "25_compare_encoders": {"device": "cpu", "weights": []},
     "40_explore": {"device": "cpu", "seed": 5},
+    "50_integration": {"device": "cpu"},
     "90_report": {},
 }
 
@@ -36,7 +40,8 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in done:
-            plan = plan_run(name, SMALL[name], run_id=name, runs_root=runs)
+            shared, _ = read_parameter_file(SMOKE, name)
+            plan = plan_run(name, shared | SMALL[name], run_id=name, runs_root=runs)
             done[name] = execute(plan)
         return done[name]
 

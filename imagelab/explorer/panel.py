@@ -235,6 +235,7 @@ class Explorer:
 
     def _show_entry(self, entry: Entry, what: str) -> None:
         record = entry.generation.record
+        self.error.value, self.progress.bar_style = "", ""  # what went wrong before is over
         alt = f"Picture {entry.number}: {entry.settings.character}, {entry.settings.scene}"
         self.picture.value = shown.frame(shown.img(entry.generation.image, alt, _SHOWN_PX))
         where = f"peak {record.peak_vram_gib:.1f} GiB of GPU memory" if record.peak_vram_gib else "on the CPU"

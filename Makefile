@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check notebooks gallery schema lock studio clean help
+.PHONY: setup demo test check notebooks gallery schema architecture lock studio clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -58,6 +58,9 @@ gallery: setup ## run every notebook once, small, as pages to look at: reports/r
 
 schema: setup ## write the JSON schemas of the YAML files
 	@$(BIN)/python -m imagelab schema
+
+architecture: setup ## draw the picture of the architecture from the imports
+	@$(BIN)/python docs/draw_architecture.py
 
 # insightface asks for opencv-python and for onnxruntime, each of which overwrites its sibling: they are left out here, by name.
 # The markers go, because the few lines that one Python version alone needs do no harm to the others.

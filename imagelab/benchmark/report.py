@@ -1,17 +1,18 @@
 """What a benchmark found: samples, their medians with intervals, ratios of interleaved pairs, verdicts."""
 
+import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagelab.benchmark.cases import Case
 from imagelab.calibration import Estimate
+from imagelab.calibration.intervals import bootstrap_interval
 from imagelab.config import Profile
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,16 +158,10 @@ def report_case(
 def _ratio(own: Sequence[Sample], base: Sequence[Sample]) -> Estimate:
     """Return the geometric mean of how much longer a picture took, over the rounds."""
     logs = np.log([one.seconds["picture"] / other.seconds["picture"] for one, other in zip(own, base, strict=True)])
-    found = _bootstrap(logs, np.mean)
-    return Estimate(value=float(np.exp(found.value)), low=float(np.exp(found.low)), high=float(np.exp(found.high)))
+    found = bootstrap_interval(np.mean, logs)
+    return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 
 def median(values: Sequence[float]) -> Estimate:
     """Return the median and its percentile bootstrap interval."""
-    return _bootstrap(np.asarray(values, np.float64), np.median)
-
-
-def _bootstrap(values: NDArray[np.float64], statistic: Callable[..., NDArray[np.float64]]) -> Estimate:
-    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(statistic(values[picks], axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value=float(statistic(values)), low=float(low), high=float(high))
+    return bootstrap_interval(np.median, np.asarray(values, np.float64))

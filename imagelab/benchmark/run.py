@@ -20,6 +20,7 @@ from imagelab.checks import check_whole
 from imagelab.config import Configs, load_configs
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.devices import device_name
+from imagelab.environment import read_environment
 from imagelab.errors import InvalidValueError
 from imagelab.versions import drawing_versions
 
@@ -135,6 +136,7 @@ def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapp
     faces = ", ".join(checker.providers)
     return {
         "device": device_name(device),
+        "processor": read_environment(device).processor,
         "threads": str(torch.get_num_threads()),
         "faces": faces,
         **drawing_versions(),

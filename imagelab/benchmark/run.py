@@ -60,9 +60,7 @@ def run_benchmark(
         image = _control_image(generator)
         bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
         quiet = None if progress is None else not progress
-        for case in tqdm(cases, desc="warm-up", disable=quiet):
-            bench.measure(case, 0)
-        flop = _count(bench, cases)
+        flop = _warm_up(bench, cases, disable=quiet)
         rate = matmul_flop_per_second(where, generator.pipeline.unet.dtype)
         samples = _measure(bench, cases, runs, disable=quiet)
         by_case = {case.name: [sample for sample in samples if sample.case == case.name] for case in cases}
@@ -110,12 +108,20 @@ def _control_image(generator: CharacterGenerator) -> "Image":
     return Image.fromarray(np.stack([lines] * 3, axis=-1))
 
 
-def _count(bench: Bench, cases: Sequence[Case]) -> dict[str, int]:
-    """Return what arithmetic a picture of each case is: the same in a batch, and for whoever does it."""
-    alone = {case.name: replace(case, batch_size=1, engine="imagelab") for case in cases}
-    device = bench.generator.load().device
-    counts = {case: count_flop(partial(bench.draw, case, [0]), device) for case in dict.fromkeys(alone.values())}
-    return {name: counts[case] for name, case in alone.items()}
+def _warm_up(bench: Bench, cases: Sequence[Case], *, disable: bool | None) -> dict[str, int]:
+    """Draw each case once; return what arithmetic a picture of it is: the same in a batch, and for whoever does it.
+
+    It is counted when the case's LoRAs are in the weights, so that putting them there doesn't count or not by the order
+    of the cases.
+    """
+    device, counts, flop = bench.generator.load().device, dict[Case, int](), dict[str, int]()
+    for case in tqdm(cases, desc="warm-up", disable=disable):
+        bench.measure(case, 0)
+        alone = replace(case, batch_size=1, engine="imagelab")
+        if alone not in counts:
+            counts[alone] = count_flop(partial(bench.draw, alone, [0]), device)
+        flop[case.name] = counts[alone]
+    return flop
 
 
 def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | None) -> list[Sample]:

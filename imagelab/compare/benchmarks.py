@@ -95,7 +95,7 @@ def _changes(
             name,
             measure,
             log_shift(a[measure], b[measure], confidence),
-            (float(np.median(a[measure])), float(np.median(b[measure]))),
+            (float(np.exp(np.mean(np.log(a[measure])))), float(np.exp(np.mean(np.log(b[measure]))))),  # as the shift's
             (len(a[measure]), len(b[measure])),
             limit=limit,
             worse_if_more=True,

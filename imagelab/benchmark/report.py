@@ -16,7 +16,7 @@ from imagelab.calibration.intervals import bootstrap_interval
 from imagelab.config import Profile
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
-from imagelab.whole_file import whole_file
+from imagelab.whole_file import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,12 +106,7 @@ class BenchmarkReport(Record):
 
     def write(self, path: Path) -> Path:
         """Write it as JSON, whole or not at all."""
-        try:
-            with whole_file(path) as stream:
-                stream.write(f"{self.to_json(indent=1)}\n".encode())
-        except OSError as error:
-            raise InvalidValueError("path", str(path), f"a file that can be written ({error.strerror})") from error
-        return path
+        return write_record(self, path)
 
 
 def _row(report: CaseReport) -> dict[str, object]:

@@ -10,7 +10,7 @@ from imagelab.compare.changes import Change
 from imagelab.config import pick
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
-from imagelab.whole_file import whole_file
+from imagelab.whole_file import write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +72,7 @@ class Comparison(Record):
 
     def write(self, path: Path) -> Path:
         """Write it as JSON, whole or not at all; raises InvalidValueError where that can't be."""
-        try:
-            with whole_file(path) as stream:
-                stream.write(f"{self.to_json(indent=1)}\n".encode())
-        except OSError as error:
-            raise InvalidValueError("path", str(path), f"a file that can be written ({error.strerror})") from error
-        return path
+        return write_record(self, path)
 
 
 def _row(one: Change, limit: float) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Is B worse than A? Verdicts on planted truth, the false alarms that are promised, and what can't be compared."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -283,3 +284,17 @@ def test_what_cannot_be_compared_ends_with_2(tmp_path, compare, monkeypatch, arg
 def test_a_folder_without_a_plan_is_no_run(tmp_path):
     with pytest.raises(RunFolderError):
         open_run(tmp_path)
+
+
+def test_benchmarks_are_compared_without_the_model_libraries():
+    """So that the command answers in seconds."""
+    code = "import sys, imagelab.compare; sys.exit(bool({'torch', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    report = benchmark({CASES[0]: [1, 2, 3]})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidValueError, match="a file that can be written"):
+        compare_runs(report, report).write(tmp_path / "file/comparison.json")

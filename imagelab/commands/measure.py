@@ -52,6 +52,9 @@ def compare(
         list[str] | None,
         typer.Option(help="Condition that may differ: profile, device, processor, threads, encoder …; several times."),
     ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Seconds as multiples of stock diffusers' in the same round.")
+    ] = False,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for comparison.json and figures.")] = None,
 ) -> None:
     """Say whether a benchmark or a batch is worse than another one; exit code 0 if not, 1 if so, 2 for no such pair."""
@@ -59,7 +62,7 @@ def compare(
     from imagelab.compare import compare_runs, open_run
 
     runs = open_run(a), open_run(b)
-    found = compare_runs(*runs, names=(str(a), str(b)), fail_over=limit, across=across or ())
+    found = compare_runs(*runs, names=(str(a), str(b)), fail_over=limit, across=across or (), relative=relative)
     typer.echo(found.to_text())
     if output_dir is not None:
         from imagelab.compare.figures import write_figures

@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from imagelab.benchmark import BenchmarkReport, CaseReport, Sample
+from imagelab.benchmark import BenchmarkReport, Case, CaseReport, Sample
 from imagelab.compare.changes import Change, make_change
 from imagelab.compare.shifts import log_shift
 from imagelab.compare.values import CONFIDENCE, Comparison, check_alike, check_limits
@@ -23,14 +23,16 @@ def compare_benchmarks(
     names: tuple[str, str] = ("A", "B"),
     fail_over: float | None = None,
     across: Collection[str] = (),
+    relative: bool = False,
     confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare two benchmarks case by case: the ratios of the seconds a picture takes, and of the peak VRAM.
 
     The rounds of two benchmarks have nothing in common, so they are no pairs: what is paired is the cases. Stock
-    diffusers is shown as a control: where it has changed too, it was the machine. `across` names conditions that may
-    differ: profile, device, processor, threads, vram_cap. Raises InvalidValueError for others that do, for benchmarks
-    that share no case, and for fewer than three rounds.
+    diffusers is shown as a control: where it has changed too, it was the machine. `relative` divides the seconds by
+    stock diffusers' of the same round, preset and batch size, so that what slows both down cancels. `across` names
+    conditions that may differ: profile, device, processor, threads, vram_cap. Raises InvalidValueError for others that
+    do, for benchmarks that share no case, for fewer than three rounds, and for `relative` without stock diffusers.
     """
     limit, level = check_limits(fail_over, confidence)
     differs = check_alike(_conditions(a), _conditions(b), across, CONDITIONS)
@@ -38,7 +40,9 @@ def compare_benchmarks(
     shared = [name for name in ours if name in theirs]
     if not shared:
         raise InvalidValueError("B", sorted(theirs), f"a benchmark of a case that A has: {', '.join(ours)}")
-    measured = [(name, _numbers(a, name), _numbers(b, name)) for name in shared]
+    measured = [
+        (name, _numbers(a, ours[name].case, relative), _numbers(b, ours[name].case, relative)) for name in shared
+    ]
     decide = [_gates(ours[name]) * len(one) for name, one, _ in measured]
     each = 1 - (1 - level) / max(1, sum(decide))
     changes = chain.from_iterable(
@@ -72,13 +76,20 @@ def _gates(report: CaseReport) -> bool:
     return report.case.engine == "imagelab"
 
 
-def _numbers(report: BenchmarkReport, case: str) -> Mapping[str, list[float]]:
-    samples = case_samples(report, case)
+def _numbers(report: BenchmarkReport, case: Case, relative: bool) -> Mapping[str, list[float]]:  # noqa: FBT001
+    samples = case_samples(report, case.name)
     if len(samples) < LEAST_SAMPLES:
-        raise InvalidValueError(f"rounds of {case}", len(samples), f"{LEAST_SAMPLES} or more (--num-runs)")
-    numbers = {"seconds a picture": [sample.seconds["picture"] for sample in samples]}
+        raise InvalidValueError(f"rounds of {case.name}", len(samples), f"{LEAST_SAMPLES} or more (--num-runs)")
+    seconds = [sample.seconds["picture"] for sample in samples]
     gib = [sample.peak_allocated_gib for sample in samples]
-    return numbers | ({"peak GiB": gib} if all(gib) else {})
+    memory = {"peak GiB": gib} if all(gib) else {}
+    if not relative or case.engine != "imagelab":
+        return {"seconds a picture": seconds} | memory
+    stock = Case(quality_preset=case.quality_preset, batch_size=case.batch_size, engine="diffusers").name
+    beside = [sample.seconds["picture"] for sample in case_samples(report, stock)]
+    if len(beside) != len(seconds):
+        raise InvalidValueError("relative", f"no {stock!r}", "of benchmarks with stock diffusers beside each case")
+    return {"seconds, diffusers' = 1": [one / other for one, other in zip(seconds, beside, strict=True)]} | memory
 
 
 def _changes(

@@ -27,17 +27,23 @@ def compare_runs(
     names: tuple[str, str] | None = None,
     fail_over: float | None = None,
     across: Collection[str] = (),
+    relative: bool = False,
     confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare run B with run A: two benchmarks (`compare_benchmarks`) or two batches (`compare_batches`).
 
-    `fail_over` is the loss from which on `passed` is False, 0.1 being a tenth of A. Raises InvalidValueError for a
-    benchmark and a batch, and what those two raise.
+    `fail_over` is the loss from which on `passed` is False, 0.1 being a tenth of A; `relative`, of
+    benchmarks alone, takes stock diffusers for the measure. Raises InvalidValueError for a benchmark and a batch, for
+    `relative` batches, and what those two raise.
     """
     one, other = (run if isinstance(run, Run) else open_run(run) for run in (a, b))
     said = names or (_name(a, "A"), _name(b, "B"))
     if isinstance(one, BenchmarkReport) and isinstance(other, BenchmarkReport):
-        return compare_benchmarks(one, other, names=said, fail_over=fail_over, across=across, confidence=confidence)
+        return compare_benchmarks(
+            one, other, names=said, fail_over=fail_over, across=across, relative=relative, confidence=confidence
+        )
+    if relative:
+        raise InvalidValueError("relative", relative, "False for batches")
     if isinstance(one, Batch) and isinstance(other, Batch):
         return compare_batches(one, other, names=said, fail_over=fail_over, across=across, confidence=confidence)
     kinds = ["a benchmark" if isinstance(run, BenchmarkReport) else "a batch" for run in (one, other)]

@@ -91,7 +91,9 @@ def _row(one: Change, limit: float) -> dict[str, object]:
 
 def _promise(found: Comparison) -> str:
     chance = (1 - found.confidence) / 2
-    within = "What changes from one run to the next isn't in the intervals: compare A with a second run of A to see it."
+    within = (
+        "What changes from one run to the next isn't in the intervals: compare A with a second run of A, or --relative."
+    )
     text = f"B is called worse only where the whole interval lies beyond the limit: by chance in at most {chance:.1%}"
     text += " of comparisons, all lines together. `shows from`: the least loss that is found 4 times in 5."
     return f"{text}\n{within}" if found.kind == "benchmark" else text

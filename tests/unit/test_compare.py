@@ -146,6 +146,22 @@ def test_more_memory_fails_and_stock_diffusers_is_only_a_control():
     assert {one.gates for one in found.changes if "diffusers" in one.of} == {False}
 
 
+def test_a_busy_machine_cancels_where_stock_diffusers_is_the_measure():
+    """Everything takes twice as long in B; against diffusers nothing has changed."""
+    rng = np.random.default_rng(4)
+    stock = replace(CASES[0], engine="diffusers")
+    quiet, busy = ({case: noisy(rng, 6, slower=slower) for case in (CASES[0], stock)} for slower in (1, 2))
+    a, b = benchmark(quiet), benchmark(busy)
+
+    assert not compare_runs(a, b, fail_over=0.2).passed
+    assert compare_runs(a, b, fail_over=0.2, relative=True).passed
+    slower = benchmark(busy | {CASES[0]: busy[CASES[0]] * 2})
+    assert not compare_runs(a, slower, fail_over=0.2, relative=True).passed
+    alone = benchmark({CASES[0]: [1, 2, 3]})
+    with pytest.raises(InvalidValueError, match="stock diffusers beside each case"):
+        compare_runs(alone, alone, relative=True)
+
+
 @pytest.mark.parametrize(
     ("machine", "across", "named"),
     [({"device": "cuda (X)"}, "device", "device"), ({"threads": "8"}, "threads", "threads")],

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -23,13 +23,13 @@ from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, Ru
 from imagelab.imagefiles import checked_path, save_png
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
-from imagelab.runs.ledger import Ledger, read_ledger
+from imagelab.runs.ledger import Ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
-from imagelab.runs.summary import METADATA_FILE, batch_metadata, batch_result, count_accepted, read_metadata
+from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_plan, read_progress
+from imagelab.runs.summary import METADATA_FILE, batch_metadata
 from imagelab.whole_file import sync_folder, whole_file
 
-PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 _SUBFOLDERS = ("accepted", "rejected")
 _LOCK_FILE, _HOLDER_FILE = ".lock", ".holder.json"
@@ -50,10 +50,8 @@ class RunFolder:
     def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False) -> None:
         self.path: Path = path
         self.plan: RunPlan = plan
-        self.items: dict[int, BatchItem] = {}  # by their index
         self._retry_failed = retry_failed
-        self._seconds: dict[int, float] = {}
-        self._jobs: tuple[Job, ...] = ()
+        self._progress = Progress(plan=plan, jobs=())  # until it is read
         self._lock = FileLock(path / _LOCK_FILE, timeout=0)
         self._made: list[Path] = []
         self._is_new = False
@@ -61,18 +59,22 @@ class RunFolder:
         self._published = perf_counter()
 
     @property
+    def items(self) -> dict[int, BatchItem]:
+        """Return what has become of the jobs that are done, by their index."""
+        return self._progress.items
+
+    @property
     def is_over(self) -> bool:
         """Say whether as many pictures are accepted as shall end the run."""
-        wanted = self.plan.request.until_accepted
-        return wanted is not None and count_accepted(self.items.values()) >= wanted
+        return self._progress.is_over
 
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""
-        return () if self.is_over else tuple(job for job in self._jobs if job.index not in self.items)
+        return self._progress.pending_jobs()
 
     def result(self) -> BatchResult:
         """Return the batch as far as it has come."""
-        return batch_result(self.plan, self.items.values(), self.path, sum(self._seconds.values()))
+        return self._progress.result(self.path)
 
     def commit(self, job: Job, item: BatchItem, generation: Generation | None, seconds: float) -> BatchItem:
         """Put a job's picture, unless its item has no path, under its name, and then tell of it in the ledger.
@@ -84,7 +86,7 @@ class RunFolder:
                 item = self._save(item, generation)
             self._clear_others(job, item.path)
             self._append(job, item, seconds)
-            self.items[job.index] = item
+            self._progress.add(item, seconds)
             if perf_counter() - self._published > _PUBLISH_SECONDS:
                 self.publish()
         except ImageFileError as error:
@@ -150,14 +152,17 @@ class RunFolder:
                     if _SCRATCH.fullmatch(scratch.name):
                         scratch.unlink()
             self._ledger = Ledger(self.path / LEDGER_FILE)
-            self._settle(self._ledger.records)
+            records = self._ledger.records
+            self._progress = read_progress(self.path, self.plan, records, retry_failed=self._retry_failed)
+            for harmed in self._progress.harmed:
+                self._set_aside(self.path / harmed)
         except OSError as error:
             raise _no_folder(self.path, error) from error
 
     def _take_plan(self) -> None:
         path = self.path / PLAN_FILE
         if path.exists():
-            stored = _read_plan(path)
+            stored = read_plan(self.path)
             if changes := stored.changes(self.plan):
                 expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
                 raise InvalidValueError("output_dir", str(self.path), expected)
@@ -167,19 +172,6 @@ class RunFolder:
         self._is_new = True
         with whole_file(path) as stream:
             stream.write(PlanFile(plan=self.plan, created=_now(), jobs=self.plan.jobs).to_json(indent=1).encode())
-
-    def _settle(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take over what the ledger tells of, as far as the pictures are there as it tells."""
-        self._jobs = self.plan.jobs
-        jobs = {job.id: job for job in self._jobs}
-        for record, job, item in _told(records, jobs, self.path):
-            if item.status == "failed" and self._retry_failed:
-                self.items.pop(job.index, None)
-            elif item.path is None or _is_intact(self.path / item.path, record, str(item.sha256)):
-                self.items[job.index], self._seconds[job.index] = item, record["seconds"]
-            else:
-                self.items.pop(job.index, None)
-                self._set_aside(self.path / item.path)
 
     def _set_aside(self, path: Path) -> None:
         """Keep a picture that isn't the one that was drawn, out of the way of the one that will be."""
@@ -214,7 +206,6 @@ class RunFolder:
         self._ledger.append(
             {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
         )
-        self._seconds[job.index] = seconds
 
     def _unwritable(self, error: OSError | ImageLabError) -> RunFolderError:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -263,60 +254,6 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InvalidValueError("output_dir", str(folder), f"a folder that can be written ({nearest} isn't one)")
     return folder
-
-
-def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
-    """Return the result of a batch, also of one that was killed, or that another process is drawing.
-
-    Raises InvalidValueError when there is none; RunFolderError when its files are damaged.
-    """
-    path = Path(folder)
-    if not (path / PLAN_FILE).is_file():
-        return read_metadata(path)  # a batch of a version that kept no plan
-    plan, told = read_run(path)
-    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
-    return batch_result(plan, there, path, sum(seconds for _, seconds in told.values()))
-
-
-def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[BatchItem, float]]]:
-    """Return a run's plan and, by the jobs' indices, what the ledger tells of them: what became of each, and seconds.
-
-    Raises RunFolderError when there is none, or its files are damaged.
-    """
-    path = Path(folder)
-    plan = _read_plan(path / PLAN_FILE)
-    records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
-    jobs = {job.id: job for job in plan.jobs}
-    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, jobs, path)}
-
-
-def _told(
-    records: Iterable[Mapping[str, Any]], jobs: Mapping[str, Job], folder: Path
-) -> "Iterable[tuple[Mapping[str, Any], Job, BatchItem]]":
-    for number, record in enumerate(records, start=1):
-        try:
-            yield record, jobs[record["job"]], BatchItem.from_dict(record["item"])
-        except (KeyError, InvalidValueError) as error:
-            reason = f"line {number} tells of no job of {PLAN_FILE}"
-            raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
-
-
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str) -> bool:
-    """Say whether a picture is the one that was recorded; it is read only if it was touched since."""
-    try:
-        stat = path.lstat()
-    except FileNotFoundError:
-        return False
-    if path.is_symlink() or stat.st_size != record["size_bytes"]:
-        return False
-    return stat.st_mtime_ns == record["mtime_ns"] or file_sha256(path) == sha256
-
-
-def _read_plan(path: Path) -> RunPlan:
-    try:
-        return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
-        raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 
 def _refuse_other_runs(folder: Path) -> None:

@@ -16,14 +16,16 @@ SCORE_COLUMNS = ("similarity of", "n", "mean", "least", "median", "largest")
 _SCORES = (("all that were compared", "consistency_scores"), ("accepted ones alone", "accepted_scores"))
 
 
-def batch_result(plan: RunPlan, items: Iterable[BatchItem], folder: Path, seconds: float) -> BatchResult:
-    """Put together what has become of a batch until now."""
+def batch_result(
+    plan: RunPlan, items: Iterable[BatchItem], folder: Path, seconds: float, *, again: int = 0
+) -> BatchResult:
+    """Put together what has become of a batch until now; `again` counts the jobs that were done and have to be anew."""
     request = plan.request
     there = tuple(sorted(items, key=lambda item: item.index))
     ended = request.until_accepted is not None and count_accepted(there) >= request.until_accepted
     return BatchResult(
         items=there,
-        requested=len(there) if ended else request.num_images,
+        requested=len(there) + again if ended else request.num_images,
         character=str(request.picture.character),
         scene_description=request.picture.scene_description,
         threshold=request.threshold,

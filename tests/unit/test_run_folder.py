@@ -16,6 +16,7 @@ from forks import fork, wait_for
 from handmade_runs import check, content, handmade_plan, paint, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError
 from imagelab.runs import RunFolder, read_batch, read_ledger
@@ -282,6 +283,53 @@ def test_failed_pictures_stay_failed_until_they_are_asked_for_again(tmp_path, un
     assert content(tmp_path / "run") == uninterrupted
 
 
+def test_a_picture_that_came_out_otherwise_when_it_was_drawn_again_is_not_drawn_a_third_time(tmp_path):
+    """Of a picture that is gone another one is drawn, with other last bits as in fast mode: that one counts now."""
+    folder, drawn = tmp_path / "run", []
+
+    def draw_otherwise(job):
+        drawn.append(job.index)
+        item, generation = paint(job)
+        pixels = np.asarray(generation.image).copy()
+        pixels[0, 0, 0] ^= 1
+        return item, replace(generation, image=Image.fromarray(pixels))
+
+    (folder / run(folder, handmade_plan()).items[0].path).unlink()
+    for _ in range(3):
+        check(folder, run(folder, handmade_plan(), draw=draw_otherwise))
+    assert drawn == [0]
+    assert not (folder / "set_aside").exists()
+    assert len(read_ledger(folder / "ledger.jsonl")) == 6
+
+
+def test_a_run_that_has_enough_draws_again_what_is_missing_of_it_and_nothing_else(tmp_path):
+    """A picture that was rejected before the third accepted one has a score, which counts as well."""
+    folder, plan = tmp_path / "run", handmade_plan(count=10, until=3)
+    before = run(folder, plan)
+    whole = content(folder)
+    counts = {"accepted": 3, "rejected": 1, "unscorable": 1, "failed": 1, "pending": 0}
+    assert before.counts == counts
+    rejected = next(item for item in before.items if item.status == "rejected")
+    (folder / rejected.path).unlink()
+    for result in (read_batch(folder), run(folder, plan, at_most=0)):
+        assert result.counts == counts | {"rejected": 0, "pending": 1}
+    check(folder, run(folder, plan))
+    assert content(folder) == whole
+
+
+def test_failed_pictures_of_a_run_that_has_enough_are_drawn_again_if_that_is_asked_for(tmp_path):
+    folder, plan = tmp_path / "run", handmade_plan(count=10, until=3)
+    before, drawn = run(folder, plan), []
+
+    def draw(job):
+        drawn.append(job.index)
+        return paint(job)
+
+    again = run(folder, plan, retry_failed=True, draw=draw)
+    assert drawn == [item.index for item in before.items if item.status == "failed"]
+    assert again.counts == before.counts == read_batch(folder).counts
+
+
 @given(until=st.integers(1, 8), count=st.integers(8, 30), stop=st.integers(0, 30))
 @settings(max_examples=25, deadline=None)
 def test_every_picture_is_accounted_for_wherever_a_run_stops(tmp_path_factory, until, count, stop):
@@ -467,7 +515,7 @@ def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypa
                 item = replace(item, path=item.path.with_name(job.file_name))
                 (tmp_path / "run" / item.path).write_bytes(b"a picture")
             opened._append(job, item, 0.1)
-            opened.items[job.index] = item
+            opened._progress.add(item, 0.1)
     clock = time.process_time()  # of this process alone: others share the machine
     with RunFolder(tmp_path / "run", plan) as opened:
         settled = time.process_time() - clock

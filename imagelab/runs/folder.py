@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from imagelab.config import project_root
 from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunFolderError
-from imagelab.imagefiles import checked_path, save_png
+from imagelab.imagefiles import checked_path, save_png, shared_map_path
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
 from imagelab.runs.ledger import Ledger
@@ -185,11 +185,8 @@ class RunFolder:
         # How long it took is in the ledger: so the same picture is the same file, bit for bit.
         save_png(generation.image, path, replace(generation.record, seconds={}, peak_vram_gib=0.0))
         for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
-            which = (
-                f"-{control.map_sha256[:8]}" if self.plan.request.swept else ""
-            )  # a sweep may have some of each size
-            map_path = self.path / f"control-{index}-{control.type}{which}.png"
-            if not map_path.exists():  # all pictures of a batch follow the same ones
+            map_path = shared_map_path(self.path, index, control.type, control.map_sha256)
+            if not map_path.exists():  # most pictures of a run follow the same one
                 save_png(made, map_path)
         return replace(item, sha256=file_sha256(path))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, number
+from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_path, number
 from imagelab.errors import InvalidValueError, RunFolderError
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ def batch(
     num_images: Annotated[int, typer.Option(help="How many pictures; the seeds count up.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Folder to draw into, or to go on in; by default a new one in reports/runs.")
+        Path | None,
+        typer.Option(
+            parser=folder_path,
+            metavar="FOLDER",
+            help="To draw into or to go on in; by default a new one in reports/runs.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Quality preset, by default the profile's own.")] = None,
     style: Annotated[str | None, typer.Option(help="Style of sdxl_config.yaml.")] = None,
@@ -117,7 +122,11 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="YAML file of a sweep, as in configs/sweeps.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder to draw into, or to go on in; by default reports/runs/sweep-<name of the file>."),
+        typer.Option(
+            parser=folder_path,
+            metavar="FOLDER",
+            help="To draw into, or to go on in; by default reports/runs/sweep-<name of the file>.",
+        ),
     ] = None,
     retry_failed: RetryFailed = False,
     workers: Workers = 1,
@@ -135,8 +144,8 @@ def sweep(
     from imagelab.batch import BatchImageGenerator
     from imagelab.config import load_configs, project_root
     from imagelab.config.sweeps import load_sweep
-    from imagelab.runs import plan_text
-    from imagelab.sweeps import SHEET_FILE, TABLE_FILE, estimate_cost, run_sweep, sweep_request
+    from imagelab.runs import SHEET_FILE, TABLE_FILE, plan_text
+    from imagelab.sweeps import estimate_cost, run_sweep, sweep_request
 
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))

@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
-from imagelab.commands.options import Device, ProfileName
+from imagelab.commands.options import Device, ProfileName, folder_path
 
 
 def bench(
     profile: ProfileName = None,
     device: Device = "auto",
     num_runs: Annotated[int, typer.Option(help="Measurements of each case.")] = 5,
-    output_dir: Annotated[Path | None, typer.Option(help="Folder for the JSON, by default reports/benchmarks.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(parser=folder_path, metavar="FOLDER", help="For the JSON, by default reports/benchmarks."),
+    ] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Quality preset; by default the targets' own.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="base, lora, controlnet or both; by default all.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Pictures drawn at once, by default 1.")] = None,

@@ -32,6 +32,8 @@ from imagelab.whole_file import sync_folder, whole_file
 
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 _SUBFOLDERS = ("accepted", "rejected")
+SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
+_WRITTEN = (METADATA_FILE, *_SUBFOLDERS, LEDGER_FILE, PAGE_FILE, SHEET_FILE, TABLE_FILE, "control-*.png")
 _LOCK_FILE, _HOLDER_FILE = ".lock", ".holder.json"
 _SET_ASIDE = "set_aside"
 _SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as whole_file names what isn't whole yet
@@ -254,9 +256,10 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
 
 
 def _refuse_other_runs(folder: Path) -> None:
-    taken = [name for name in (METADATA_FILE, "accepted", "rejected", LEDGER_FILE) if (folder / name).exists()]
+    """Refuse a folder that has what a run would write, and no run that has begun in it."""
+    taken = next((path.name for pattern in _WRITTEN for path in folder.glob(pattern)), None)
     if taken:
-        raise InvalidValueError("output_dir", str(folder), f"without another batch (there is {taken[0]})")
+        raise InvalidValueError("output_dir", str(folder), f"one without files that a run writes (there is {taken})")
 
 
 def _no_folder(path: Path, error: OSError) -> InvalidValueError:

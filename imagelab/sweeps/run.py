@@ -6,12 +6,10 @@ from pathlib import Path
 from imagelab.batch import BatchImageGenerator
 from imagelab.errors import RunFolderError
 from imagelab.results import BatchResult
-from imagelab.runs import BatchRequest, read_run
+from imagelab.runs import SHEET_FILE, TABLE_FILE, BatchRequest, read_run
 from imagelab.sweeps.sheet import sweep_sheet
 from imagelab.sweeps.table import sweep_table
 from imagelab.whole_file import whole_file
-
-SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"
 
 
 def run_sweep(

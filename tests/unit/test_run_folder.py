@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs import RunFolder, read_batch, read_ledger
+from imagelab.runs import RunFolder, free_folder, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -373,6 +373,28 @@ def test_what_is_no_folder_is_refused(tmp_path, place):
     with pytest.raises(InvalidValueError, match="output_dir"):
         run(places.get(place, Path(place)), handmade_plan())
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "metadata.json", "sheet.png", "pictures.parquet", "control-0-pose.png", "accepted/a.png"]
+)
+def test_a_folder_with_files_that_a_run_would_write_over_is_refused(tmp_path, name):
+    own = tmp_path / "site" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    for refuse in (lambda: free_folder(tmp_path / "site", "luca"), lambda: run(tmp_path / "site", handmade_plan())):
+        with pytest.raises(InvalidValueError, match=f"there is {name.partition('/')[0]}"):
+            refuse()
+    assert [path for path in (tmp_path / "site").rglob("*") if path.is_file() and path.name != ".lock"] == [own]
+    assert own.read_text() == "mine"
+
+
+def test_other_files_in_a_folder_stay_beside_the_run(tmp_path, uninterrupted):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run(tmp_path / "run", handmade_plan())
+    assert content(tmp_path / "run") == uninterrupted
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["accepted", "rejected"])

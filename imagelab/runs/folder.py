@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from imagelab.config import project_root
 from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunFolderError
 from imagelab.imagefiles import checked_path, save_png
-from imagelab.models import file_sha256
+from imagelab.models import file_sha256, read_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
 from imagelab.runs.ledger import Ledger, read_ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
@@ -37,21 +38,24 @@ _SET_ASIDE = "set_aside"
 _SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as whole_file names what isn't whole yet
 _PUBLISH_SECONDS = 30.0  # how old metadata.json and index.html may become while a run goes on
 _AGAIN = "Make it writable, or free some space; the same call then goes on where this one has stopped"
+_READABLE = "Make it readable, or choose another folder"
 
 
 class RunFolder:
     """A run's folder, open for the one process that draws; a context manager.
 
     Entering makes the folder or goes on with it. Leaving writes metadata.json and index.html, or, where nothing has
-    been drawn in a new folder, removes it. On entering raises InvalidValueError for a folder that another process draws
-    into, that holds another run or something else, or can't be written; RunFolderError for one that is damaged.
+    been drawn in a new folder, removes it. With `verify` every picture that is there is read, else only those that were
+    touched. On entering raises InvalidValueError for a folder that another process draws into, that holds another run
+    or something else, or can't be written; RunFolderError for one that is damaged.
     """
 
-    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False) -> None:
+    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> None:
         self.path: Path = path
         self.plan: RunPlan = plan
         self.items: dict[int, BatchItem] = {}  # by their index
         self._retry_failed = retry_failed
+        self._verify = verify
         self._seconds: dict[int, float] = {}
         self._jobs: tuple[Job, ...] = ()
         self._lock = FileLock(path / _LOCK_FILE, timeout=0)
@@ -107,8 +111,8 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         wanted = [self.path / "accepted", self.path, *self.path.parents]
-        self._made = [path for path in reversed(wanted) if not path.exists()]
         try:
+            self._made = [path for path in reversed(wanted) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
@@ -175,11 +179,24 @@ class RunFolder:
         for record, job, item in _told(records, jobs, self.path):
             if item.status == "failed" and self._retry_failed:
                 self.items.pop(job.index, None)
-            elif item.path is None or _is_intact(self.path / item.path, record, str(item.sha256)):
+            elif item.path is None or self._is_intact(item, record):
                 self.items[job.index], self._seconds[job.index] = item, record["seconds"]
             else:
                 self.items.pop(job.index, None)
                 self._set_aside(self.path / item.path)
+
+    def _is_intact(self, item: BatchItem, record: Mapping[str, Any]) -> bool:
+        """Say whether a picture is the one that was recorded."""
+        assert item.path is not None  # noqa: S101  its caller asked
+        path = self.path / item.path
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_size != record["size_bytes"]:
+            return False
+        untouched = found.st_mtime_ns == record["mtime_ns"]
+        return (untouched and not self._verify) or read_sha256(path) == item.sha256
 
     def _set_aside(self, path: Path) -> None:
         """Keep a picture that isn't the one that was drawn, out of the way of the one that will be."""
@@ -208,8 +225,8 @@ class RunFolder:
                 (self.path / other).unlink(missing_ok=True)
 
     def _append(self, job: Job, item: BatchItem, seconds: float) -> None:
-        stat = None if item.path is None else (self.path / item.path).stat()
-        size, mtime = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
+        found = None if item.path is None else (self.path / item.path).stat()
+        size, mtime = (found.st_size, found.st_mtime_ns) if found else (0, 0)
         assert self._ledger is not None  # noqa: S101  the folder is open
         self._ledger.append(
             {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
@@ -217,7 +234,7 @@ class RunFolder:
         self._seconds[job.index] = seconds
 
     def _unwritable(self, error: OSError | ImageLabError) -> RunFolderError:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
         return RunFolderError(self.path, f"can't be written to: {reason}", _AGAIN)
 
     def _unmake(self) -> bool:
@@ -271,10 +288,13 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
     Raises InvalidValueError when there is none; RunFolderError when its files are damaged.
     """
     path = Path(folder)
-    if not (path / PLAN_FILE).is_file():
-        return read_metadata(path)  # a batch of a version that kept no plan
-    plan, told = read_run(path)
-    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    try:
+        if not (path / PLAN_FILE).is_file():
+            return read_metadata(path)  # a batch of a version that kept no plan
+        plan, told = read_run(path)
+        there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    except PermissionError as error:  # of a folder on the way, to whose owner the files in it are there
+        raise RunFolderError(Path(error.filename), f"can't be looked into: {error.strerror}", _READABLE) from error
     return batch_result(plan, there, path, sum(seconds for _, seconds in told.values()))
 
 
@@ -301,21 +321,12 @@ def _told(
             raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
 
 
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str) -> bool:
-    """Say whether a picture is the one that was recorded; it is read only if it was touched since."""
-    try:
-        stat = path.lstat()
-    except FileNotFoundError:
-        return False
-    if path.is_symlink() or stat.st_size != record["size_bytes"]:
-        return False
-    return stat.st_mtime_ns == record["mtime_ns"] or file_sha256(path) == sha256
-
-
 def _read_plan(path: Path) -> RunPlan:
     try:
         return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
+    except OSError as error:
+        raise RunFolderError(path, f"can't be read: {error.strerror or error}", _READABLE) from error
+    except (ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
         raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 
@@ -326,8 +337,13 @@ def _refuse_other_runs(folder: Path) -> None:
 
 
 def _no_folder(path: Path, error: OSError) -> InvalidValueError:
-    expected = f"a folder that can be written ({error.strerror or error})"
-    return InvalidValueError("output_dir", str(path), expected)
+    return InvalidValueError("output_dir", str(path), f"a folder that can be written ({_reason(error)})")
+
+
+def _reason(error: OSError) -> str:
+    """Say what the system refused, and where: in a folder of several people that may be one file of many."""
+    where = f": {error.filename}" if isinstance(error.filename, str) else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _holder(folder: Path) -> str:

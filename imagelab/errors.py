@@ -219,7 +219,7 @@ class GenerationError(ImageLabError):
 
 
 class OutOfMemoryError(GenerationError):
-    """The GPU's memory is too small for what is asked."""
+    """The memory, the GPU's or the machine's, is too small for what is asked."""
 
 
 class DegradedWarning(UserWarning):

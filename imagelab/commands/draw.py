@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from imagelab.results import BatchResult
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every picture that is there, to find what was harmed since.")
+]
 Workers = Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")]
 Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…")
@@ -66,6 +69,7 @@ def batch(
     ] = "strict",
     batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
     retry_failed: RetryFailed = False,
+    verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
@@ -114,7 +118,9 @@ def batch(
             typer.echo(plan_text(batches.plan(request)))
             return
         with _resumable():
-            result = batches.run(request, output_dir, retry_failed=retry_failed, workers=workers, ray=ray)
+            result = batches.run(
+                request, output_dir, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray
+            )
     _say_batch(result)
 
 
@@ -129,6 +135,7 @@ def sweep(
         ),
     ] = None,
     retry_failed: RetryFailed = False,
+    verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[
@@ -157,7 +164,9 @@ def sweep(
             typer.echo(estimate_cost(batches, plan, folder).to_text())
             return
         with _resumable():
-            result = run_sweep(batches, request, folder, retry_failed=retry_failed, workers=workers, ray=ray)
+            result = run_sweep(
+                batches, request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray
+            )
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 
 

@@ -45,14 +45,16 @@ class RunFolder:
     """A run's folder, open for the one process that draws; a context manager.
 
     Entering makes the folder or goes on with it. Leaving writes metadata.json and index.html, or, where nothing has
-    been drawn in a new folder, removes it. On entering raises InvalidValueError for a folder that another process draws
-    into, that holds another run or something else, or can't be written; RunFolderError for one that is damaged.
+    been drawn in a new folder, removes it. With `verify` every picture that is there is read, else only those that were
+    touched. On entering raises InvalidValueError for a folder that another process draws into, that holds another run
+    or something else, or can't be written; RunFolderError for one that is damaged.
     """
 
-    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False) -> None:
+    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> None:
         self.path: Path = path
         self.plan: RunPlan = plan
         self._retry_failed = retry_failed
+        self._verify = verify
         self._progress = Progress(plan=plan, jobs=())  # until it is read
         self._lock = FileLock(path / _LOCK_FILE, timeout=0)
         self._made: list[Path] = []
@@ -111,8 +113,8 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         wanted = [self.path / "accepted", self.path, *self.path.parents]
-        self._made = [path for path in reversed(wanted) if not path.exists()]
         try:
+            self._made = [path for path in reversed(wanted) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
@@ -154,8 +156,9 @@ class RunFolder:
                     if _SCRATCH.fullmatch(scratch.name):
                         scratch.unlink()
             self._ledger = Ledger(self.path / LEDGER_FILE)
-            records = self._ledger.records
-            self._progress = read_progress(self.path, self.plan, records, retry_failed=self._retry_failed)
+            self._progress = read_progress(
+                self.path, self.plan, self._ledger.records, retry_failed=self._retry_failed, verify=self._verify
+            )
             for harmed in self._progress.harmed:
                 self._set_aside(self.path / harmed)
         except OSError as error:
@@ -199,15 +202,15 @@ class RunFolder:
                 (self.path / other).unlink(missing_ok=True)
 
     def _append(self, job: Job, item: BatchItem, seconds: float) -> None:
-        stat = None if item.path is None else (self.path / item.path).stat()
-        size, mtime = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
+        found = None if item.path is None else (self.path / item.path).stat()
+        size, mtime = (found.st_size, found.st_mtime_ns) if found else (0, 0)
         assert self._ledger is not None  # noqa: S101  the folder is open
         self._ledger.append(
             {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
         )
 
     def _unwritable(self, error: OSError | ImageLabError) -> RunFolderError:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
         return RunFolderError(self.path, f"can't be written to: {reason}", _AGAIN)
 
     def _unmake(self) -> bool:
@@ -263,8 +266,13 @@ def _refuse_other_runs(folder: Path) -> None:
 
 
 def _no_folder(path: Path, error: OSError) -> InvalidValueError:
-    expected = f"a folder that can be written ({error.strerror or error})"
-    return InvalidValueError("output_dir", str(path), expected)
+    return InvalidValueError("output_dir", str(path), f"a folder that can be written ({_reason(error)})")
+
+
+def _reason(error: OSError) -> str:
+    """Say what the system refused, and where: in a folder of several people that may be one file of many."""
+    where = f": {error.filename}" if isinstance(error.filename, str) else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _holder(folder: Path) -> str:

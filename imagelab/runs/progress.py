@@ -2,19 +2,21 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.models import file_sha256
+from imagelab.models import read_sha256
 from imagelab.results import BatchItem, BatchResult
 from imagelab.runs.ledger import read_ledger
 from imagelab.runs.plan import Job, RunPlan
 from imagelab.runs.summary import batch_result, count_accepted, read_metadata
 
 PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
+_READABLE = "Make it readable, or choose another folder"
 Told = tuple[Mapping[str, Any], Job, BatchItem]  # a line of the ledger, the job it is about, and what became of that
 
 
@@ -57,15 +59,21 @@ class Progress:
 
 
 def read_progress(
-    folder: Path, plan: RunPlan, records: Iterable[Mapping[str, Any]], *, retry_failed: bool = False
+    folder: Path,
+    plan: RunPlan,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    retry_failed: bool = False,
+    verify: bool = False,
 ) -> Progress:
     """Return how far a run has come by its ledger's records; with `retry_failed` the failed jobs are pending, too.
 
-    Nothing is written. Raises RunFolderError for a record that tells of no job.
+    With `verify` every picture is read, else those that were touched. Nothing is written. Raises RunFolderError for a
+    record that tells of no job.
     """
     progress = Progress(plan=plan, jobs=plan.jobs)
     for record, job, item in _told(records, progress.jobs, folder):
-        is_intact = item.path is None or _is_intact(folder / item.path, record, str(item.sha256))
+        is_intact = item.path is None or _is_intact(folder / item.path, record, item.sha256, verify=verify)
         if is_intact and not (item.status == "failed" and retry_failed):
             progress.add(item, record["seconds"])
             continue
@@ -81,10 +89,13 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
     Raises InvalidValueError when there is none; RunFolderError when its files are damaged.
     """
     path = Path(folder)
-    if not (path / PLAN_FILE).is_file():
-        return read_metadata(path)  # a batch of a version that kept no plan
-    plan, told = read_run(path)
-    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    try:
+        if not (path / PLAN_FILE).is_file():
+            return read_metadata(path)  # a batch of a version that kept no plan
+        plan, told = read_run(path)
+        there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    except PermissionError as error:  # of a folder on the way, to whose owner the files in it are there
+        raise RunFolderError(Path(error.filename), f"can't be looked into: {error.strerror}", _READABLE) from error
     seconds = sum(seconds for _, seconds in told.values())
     return batch_result(plan, there, path, seconds, again=len(told) - len(there))
 
@@ -105,7 +116,9 @@ def read_plan(folder: Path) -> RunPlan:
     path = folder / PLAN_FILE
     try:
         return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
+    except OSError as error:
+        raise RunFolderError(path, f"can't be read: {error.strerror or error}", _READABLE) from error
+    except (ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
         raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 
@@ -123,12 +136,12 @@ def _told(records: Iterable[Mapping[str, Any]], jobs: Iterable[Job], folder: Pat
     return last.values()
 
 
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str) -> bool:
-    """Say whether a picture is the one that was recorded; it is read only if it was touched since."""
+def _is_intact(path: Path, record: Mapping[str, Any], sha256: str | None, *, verify: bool) -> bool:
+    """Say whether a picture is the one that was recorded; it is read if it was touched since, or to `verify` it."""
     try:
-        stat = path.lstat()
+        found = path.lstat()
     except FileNotFoundError:
         return False
-    if path.is_symlink() or stat.st_size != record["size_bytes"]:
+    if not stat.S_ISREG(found.st_mode) or found.st_size != record["size_bytes"]:
         return False
-    return stat.st_mtime_ns == record["mtime_ns"] or file_sha256(path) == sha256
+    return (found.st_mtime_ns == record["mtime_ns"] and not verify) or read_sha256(path) == sha256

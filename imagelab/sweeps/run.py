@@ -18,6 +18,7 @@ def run_sweep(
     output_dir: str | os.PathLike[str] | None = None,
     *,
     retry_failed: bool = False,
+    verify: bool = False,
     progress: bool = True,
     workers: int = 1,
     ray: str | None = None,
@@ -27,7 +28,9 @@ def run_sweep(
     `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already aren't drawn again. Workers are
     those of `BatchImageGenerator.run`. Raises what `generate_batch` raises.
     """
-    result = batches.run(request, output_dir, retry_failed=retry_failed, progress=progress, workers=workers, ray=ray)
+    result = batches.run(
+        request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress, workers=workers, ray=ray
+    )
     assert result.output_dir is not None  # noqa: S101  a run has a folder
     write_sweep(result.output_dir)
     return result

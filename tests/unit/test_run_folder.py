@@ -260,6 +260,24 @@ def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_pa
         assert (tmp_path / "canary").read_text() == "precious"
 
 
+def test_a_bit_that_flips_under_the_old_time_is_found_when_every_picture_is_read(tmp_path, uninterrupted):
+    """As a disk harms a file, or `touch -r` hides it: the size and the time of change are as they were."""
+    folder = tmp_path / "run"
+    path = folder / run(folder, handmade_plan()).items[0].path
+    data, found = path.read_bytes(), path.stat()
+    harmed = data[:200] + bytes([data[200] ^ 1]) + data[201:]
+    path.write_bytes(harmed)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    run(folder, handmade_plan())
+    assert path.read_bytes() == harmed, "pictures aren't read unless that is asked for: there may be ten thousand"
+    run(folder, handmade_plan(), verify=True)
+    (kept,) = (folder / "set_aside").iterdir()
+    assert kept.read_bytes() == harmed
+    kept.unlink()
+    assert content(folder) == uninterrupted
+    run(folder, handmade_plan(), verify=True, draw=None)  # all are as they were drawn, and none is drawn
+
+
 def test_a_folder_that_was_copied_goes_on_as_it_is(tmp_path, uninterrupted):
     """A copy's pictures have other times of change; they are read, and found to be the same."""
     run(tmp_path / "run", handmade_plan())

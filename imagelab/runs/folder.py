@@ -23,7 +23,7 @@ from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, Ru
 from imagelab.imagefiles import checked_path, save_png, shared_map_path
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
-from imagelab.runs.ledger import Ledger
+from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
 from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_plan, read_progress
@@ -35,7 +35,6 @@ _SUBFOLDERS = ("accepted", "rejected")
 SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
 _WRITTEN = (METADATA_FILE, *_SUBFOLDERS, LEDGER_FILE, PAGE_FILE, SHEET_FILE, TABLE_FILE, "control-*.png")
 _LOCK_FILE, _HOLDER_FILE = ".lock", ".holder.json"
-_SET_ASIDE = "set_aside"
 _SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as whole_file names what isn't whole yet
 _PUBLISH_SECONDS = 30.0  # how old metadata.json and index.html may become while a run goes on
 _AGAIN = "Make it writable, or free some space; the same call then goes on where this one has stopped"
@@ -151,8 +150,8 @@ class RunFolder:
                 (self.path / folder).mkdir(exist_ok=True)
             with whole_file(self.path / _HOLDER_FILE) as stream:
                 stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode())
-            for place in (self.path, *(self.path / folder for folder in _SUBFOLDERS)):
-                for scratch in place.iterdir():  # of a process that was killed
+            for place in (".", *_SUBFOLDERS, SET_ASIDE):
+                for scratch in (self.path / place).glob(".*.tmp"):  # of a process that was killed
                     if _SCRATCH.fullmatch(scratch.name):
                         scratch.unlink()
             self._ledger = Ledger(self.path / LEDGER_FILE)
@@ -160,7 +159,7 @@ class RunFolder:
                 self.path, self.plan, self._ledger.records, retry_failed=self._retry_failed, verify=self._verify
             )
             for harmed in self._progress.harmed:
-                self._set_aside(self.path / harmed)
+                self._set_aside(harmed)
         except OSError as error:
             raise _no_folder(self.path, error) from error
 
@@ -178,11 +177,12 @@ class RunFolder:
         with whole_file(path) as stream:
             stream.write(PlanFile(plan=self.plan, created=_now(), jobs=self.plan.jobs).to_json(indent=1).encode())
 
-    def _set_aside(self, path: Path) -> None:
+    def _set_aside(self, picture: Path) -> None:
         """Keep a picture that isn't the one that was drawn, out of the way of the one that will be."""
+        path = self.path / picture
         if path.is_symlink() or path.exists():
-            (self.path / _SET_ASIDE).mkdir(exist_ok=True)
-            path.rename(self.path / _SET_ASIDE / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{path.name}")
+            (self.path / SET_ASIDE).mkdir(exist_ok=True)
+            path.rename(place_aside(self.path / path.name))
 
     def _save(self, item: BatchItem, generation: Generation) -> BatchItem:
         assert item.path is not None  # noqa: S101  its caller asked

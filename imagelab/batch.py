@@ -313,6 +313,7 @@ class BatchImageGenerator:
             yield ()
         elif crew is None:
             self.generator.load()
+            self.generator.restore_memory_policy()  # what an earlier run lacked says nothing about this one
             yield self._drawn_here(request, judges, jobs)
         else:
             with crew:
@@ -466,7 +467,7 @@ def draw_job(
         return replace(item, reason=str(error)), None
     if is_blank(generation.image):
         return replace(item, reason="blank: the picture shows nothing"), None
-    item = replace(item, perceptual_hash=perceptual_hash(generation.image))
+    item = replace(item, perceptual_hash=perceptual_hash(generation.image), degraded=generation.record.degraded)
     item = _judged(item, judge(generation.image)) if judge else replace(item, status="accepted")
     if item.status == "accepted" or request.save_rejected:
         item = replace(item, path=Path(FOLDERS[item.status]) / job.file_name)

@@ -86,6 +86,12 @@ class CharacterGenerator:
         """
         return self._ready().loaded
 
+    def restore_memory_policy(self) -> None:
+        """Draw as the configuration says again, whatever was given up until now because memory ran out."""
+        with self._lock:
+            if self._models is not None and self._models.given_up:
+                self._models.use(self.profile.memory, ())
+
     def _ready(self) -> "Models":
         with self._lock:
             self._refuse_if_closed()

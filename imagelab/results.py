@@ -282,6 +282,7 @@ class BatchItem(Record):
     verdict: Verdict | None = None
     perceptual_hash: str | None = None
     sha256: str | None = None  # of the file
+    degraded: tuple[str, ...] = ()  # of its record: what the machine couldn't do as configured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

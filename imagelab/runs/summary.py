@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from imagelab.errors import InvalidValueError
@@ -88,12 +89,19 @@ def score_rows(result: BatchResult) -> list[tuple[str, str, str, str, str, str]]
 
 def batch_text(result: BatchResult) -> str:
     """Say in a few lines what has become of a batch, and what all its scores are beside the accepted ones."""
-    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
-    lines = [f"{result.requested} pictures: {counts}"]
+    lines = [counts_text(result)]
+    if slower := [item.degraded for item in result.items if item.degraded]:
+        lines.append(f"{len(slower)} not drawn as configured: {'; '.join(dict.fromkeys(chain(*slower)))}")
     if rows := score_rows(result):
         lines += [f"{row[0]:<24}{''.join(f'{cell:>9}' for cell in row[1:])}" for row in (SCORE_COLUMNS, *rows)]
         lines.append("The accepted ones were chosen by this score: how well the batch was drawn, the first line says.")
     return "\n".join(lines)
+
+
+def counts_text(result: BatchResult) -> str:
+    """Say how many pictures became what."""
+    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    return f"{result.requested} picture{'s' * (result.requested != 1)}: {counts}"
 
 
 def plan_text(plan: RunPlan) -> str:

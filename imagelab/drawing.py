@@ -49,7 +49,7 @@ class Models:
         return self.loaded.weights_at_hand(self.memory)
 
     def give_up_more(self, why: str) -> bool:
-        """Go down the ladder by one rung, for good; False at its end. Says so, and why, in a DegradedWarning."""
+        """Go down the ladder by one rung, to stay there; False at its end. Says so, and why, in a DegradedWarning."""
         rung = next_rung(self.memory, self.loaded.device)
         if rung is None:
             return False

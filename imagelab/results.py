@@ -317,6 +317,11 @@ class BatchResult(Record):
         return self.requested - len(self.items)
 
     @property
+    def fell_short(self) -> bool:
+        """Say whether all pictures were drawn and fewer of them accepted than should have ended the batch."""
+        return self.until_accepted is not None and not self.pending and self.total_accepted < self.until_accepted
+
+    @property
     def counts(self) -> dict[str, int]:
         """Return how many pictures became what: accepted, rejected, unscorable, failed, pending; together requested."""
         counted = {status: sum(item.status == status for item in self.items) for status in get_args(ItemStatus)}

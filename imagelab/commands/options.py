@@ -34,7 +34,7 @@ def number(option: str, text: str, digits: str) -> float:
     try:
         return float(digits)
     except ValueError as error:
-        raise InvalidValueError(option, text, "with a number at the end") from error
+        raise InvalidValueError(f"the number in {option} {text}", digits, "one, such as 0.8") from error
 
 
 def folder_path(text: str) -> Path:

@@ -1,6 +1,6 @@
 """Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
 
-from imagelab.runs.folder import FOLDERS, SHEET_FILE, TABLE_FILE, RunFolder, free_folder
+from imagelab.runs.folder import FOLDERS, SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
 from imagelab.runs.ledger import Ledger, read_ledger
 from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
 from imagelab.runs.progress import read_batch, read_run
@@ -18,6 +18,7 @@ __all__ = [
     "Variant",
     "batch_text",
     "free_folder",
+    "pending_jobs",
     "plan_text",
     "read_batch",
     "read_ledger",

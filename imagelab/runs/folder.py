@@ -19,14 +19,14 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from imagelab.config import project_root
-from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunFolderError
+from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunStoppedError
 from imagelab.imagefiles import checked_path, save_png, shared_map_path
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
-from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside
+from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside, read_ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
-from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_plan, read_progress
+from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_progress, same_plan
 from imagelab.runs.summary import METADATA_FILE, batch_metadata
 from imagelab.whole_file import sync_folder, whole_file
 
@@ -46,7 +46,7 @@ class RunFolder:
     Entering makes the folder or goes on with it. Leaving writes metadata.json and index.html, or, where nothing has
     been drawn in a new folder, removes it. With `verify` every picture that is there is read, else only those that were
     touched. On entering raises InvalidValueError for a folder that another process draws into, that holds another run
-    or something else, or can't be written; RunFolderError for one that is damaged.
+    or something else, or can't be written; RunFolderError for one that is damaged. Later, RunStoppedError.
     """
 
     def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> None:
@@ -82,7 +82,7 @@ class RunFolder:
     def commit(self, job: Job, item: BatchItem, generation: Generation | None, seconds: float) -> BatchItem:
         """Put a job's picture, unless its item has no path, under its name, and then tell of it in the ledger.
 
-        Returns the item as it was recorded. Raises RunFolderError when that can't be written; then nothing is recorded.
+        Returns the item as recorded. Raises RunStoppedError when that can't be written; then nothing is recorded.
         """
         try:
             if item.path is not None and generation is not None:
@@ -93,13 +93,13 @@ class RunFolder:
             if perf_counter() - self._published > _PUBLISH_SECONDS:
                 self.publish()
         except ImageFileError as error:
-            raise RunFolderError(error.path, error.reason, _AGAIN) from error
+            raise RunStoppedError(error.path, error.reason, _AGAIN) from error
         except (OSError, InvalidValueError) as error:  # the latter where the folder has gone since
             raise self._unwritable(error) from error
         return item
 
     def publish(self) -> None:
-        """Write metadata.json and index.html anew; raises RunFolderError."""
+        """Write metadata.json and index.html anew; raises RunStoppedError."""
         result = self.result()
         texts = {METADATA_FILE: batch_metadata(self.plan, result), PAGE_FILE: batch_page(self.plan, result)}
         try:
@@ -166,11 +166,7 @@ class RunFolder:
     def _take_plan(self) -> None:
         path = self.path / PLAN_FILE
         if path.exists():
-            stored = read_plan(self.path)
-            if changes := stored.changes(self.plan):
-                expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
-                raise InvalidValueError("output_dir", str(self.path), expected)
-            self.plan = stored  # its numbers are written as the ids were made of them
+            self.plan = same_plan(self.path, self.plan)  # its numbers are written as the ids were made of them
             return
         _refuse_other_runs(self.path)
         self._is_new = True
@@ -209,9 +205,9 @@ class RunFolder:
             {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
         )
 
-    def _unwritable(self, error: OSError | ImageLabError) -> RunFolderError:
+    def _unwritable(self, error: OSError | ImageLabError) -> RunStoppedError:
         reason = _reason(error) if isinstance(error, OSError) else str(error)
-        return RunFolderError(self.path, f"can't be written to: {reason}", _AGAIN)
+        return RunStoppedError(self.path, f"can't be written to: {reason}", _AGAIN)
 
     def _unmake(self) -> bool:
         """Remove what was made, if it was made now and nothing has been drawn; say whether it is gone."""
@@ -232,6 +228,19 @@ class RunFolder:
         with suppress(OSError):
             (self.path / _HOLDER_FILE).unlink(missing_ok=True)
         self._lock.release()
+
+
+def pending_jobs(folder: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> tuple[Job, ...]:
+    """Return what a run would draw if it went on, or began, in a folder, as entering RunFolder finds it out.
+
+    Writes nothing. Raises what `free_folder` and RunFolder raise for a folder of another run, or a damaged one.
+    """
+    folder = free_folder(folder, str(plan.request.picture.character))
+    if not (folder / PLAN_FILE).exists():
+        return plan.jobs
+    stored, ledger = same_plan(folder, plan), folder / LEDGER_FILE
+    records = read_ledger(ledger) if ledger.exists() else []
+    return read_progress(folder, stored, records, retry_failed=retry_failed, verify=verify).pending_jobs()
 
 
 def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Path:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from imagelab.results import BatchItem, BatchResult, ItemStatus
 from imagelab.runs.plan import RunPlan
-from imagelab.runs.summary import SCORE_COLUMNS, counts_text, score_rows
+from imagelab.runs.summary import SCORE_COLUMNS, counts_text, score_rows, shortfall_text
 
 PAGE_FILE = "index.html"
 _STYLE = """
@@ -58,6 +58,7 @@ def _facts(plan: RunPlan, result: BatchResult) -> str:
     swept = f"a sweep of {len(plan.recipes)} settings; drawn first:" if plan.request.swept else ""
     lines = (
         counts_text(result),
+        shortfall_text(result),
         f"{threshold}{basis}",
         swept,
         drawn,

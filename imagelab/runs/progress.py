@@ -111,6 +111,18 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[B
     return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, plan.jobs, path)}
 
 
+def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
+    """Return the plan of a run as it is stored, if `plan` would draw the same; raises InvalidValueError if not.
+
+    And RunFolderError for a plan that can't be read.
+    """
+    stored = read_plan(folder)
+    if changes := stored.changes(plan):
+        expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
+        raise InvalidValueError("output_dir", str(folder), expected)
+    return stored
+
+
 def read_plan(folder: Path) -> RunPlan:
     """Return the plan of a run; raises RunFolderError where there is none that can be read."""
     path = folder / PLAN_FILE

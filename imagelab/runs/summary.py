@@ -89,7 +89,7 @@ def score_rows(result: BatchResult) -> list[tuple[str, str, str, str, str, str]]
 
 def batch_text(result: BatchResult) -> str:
     """Say in a few lines what has become of a batch, and what all its scores are beside the accepted ones."""
-    lines = [counts_text(result)]
+    lines = [counts_text(result), *([short] if (short := shortfall_text(result)) else [])]
     if slower := [item.degraded for item in result.items if item.degraded]:
         lines.append(f"{len(slower)} not drawn as configured: {'; '.join(dict.fromkeys(chain(*slower)))}")
     if rows := score_rows(result):
@@ -102,6 +102,11 @@ def counts_text(result: BatchResult) -> str:
     """Say how many pictures became what."""
     counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     return f"{result.requested} picture{'s' * (result.requested != 1)}: {counts}"
+
+
+def shortfall_text(result: BatchResult) -> str:
+    """Say how many are missing of those that were wanted; nothing where none is."""
+    return f"{result.total_accepted} of {result.until_accepted} wanted were accepted" if result.fell_short else ""
 
 
 def plan_text(plan: RunPlan) -> str:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from imagelab.batch import BatchImageGenerator
-from imagelab.errors import RunFolderError
+from imagelab.errors import RunStoppedError
 from imagelab.results import BatchResult
 from imagelab.runs import SHEET_FILE, TABLE_FILE, BatchRequest, read_run
 from imagelab.sweeps.sheet import sweep_sheet
@@ -56,5 +56,5 @@ def write_sweep(folder: str | os.PathLike[str], *, title: str | None = None) -> 
             figure.savefig(stream, format="png", dpi=150)
     except OSError as error:
         reason = f"can't be written to: {error.strerror or error}"
-        raise RunFolderError(Path(folder), reason, "Make it writable; the pictures are all there") from error
+        raise RunStoppedError(Path(folder), reason, "Make it writable; the pictures are all there") from error
     return sheet, parquet

@@ -150,6 +150,18 @@ def test_the_command_draws_and_goes_on_and_a_dry_run_keeps_nothing(monkeypatch, 
     assert code == 0
     assert "pictures   2, 0 still to be drawn" in said.out
 
+    (folder / read_batch(folder).items[0].path).unlink()
+    code, said = imagelab("sweep", file, "--output-dir", folder, "--profile", "puppet", "--device", "cpu", "--dry-run")
+    assert "pictures   2, 1 still to be drawn" in said.out
+    assert (folder / "ledger.jsonl").read_bytes() == before
+
+    file.write_text(json.dumps({**one, "axes": {"seeds": [0, 1, 2]}}))
+    for only in ([], ["--dry-run"]):
+        given = ["--output-dir", folder, "--profile", "puppet", "--device", "cpu", *only]
+        code, said = imagelab("sweep", file, *given)
+        assert (code, said.out) == (2, "")
+        assert "num_images was 2, is 3" in said.err
+
     file.write_text(json.dumps({**one, "axes": {"stepps": [2]}}))
     code, said = imagelab("sweep", file, "--output-dir", tmp_path / "none", "--profile", "puppet")
     assert code == 2

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs import RunFolder, free_folder, read_batch, read_ledger
+from imagelab.runs import RunFolder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -346,6 +346,30 @@ def test_failed_pictures_of_a_run_that_has_enough_are_drawn_again_if_that_is_ask
     again = run(folder, plan, retry_failed=True, draw=draw)
     assert drawn == [item.index for item in before.items if item.status == "failed"]
     assert again.counts == before.counts == read_batch(folder).counts
+
+
+@pytest.mark.parametrize("state", ["none", "begun", "ended", "harmed", "failed"])
+def test_what_is_left_is_known_without_writing_anything(tmp_path, state):
+    folder, plan, options = tmp_path / "run", handmade_plan(), {"retry_failed": state == "failed"}
+    if state != "none":
+        items = run(folder, plan, at_most=2 if state == "begun" else None).items
+    if state == "harmed":
+        (folder / items[0].path).write_bytes(b"not that picture")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    left = pending_jobs(folder, plan, **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(left) == {"none": 5, "begun": 3, "ended": 0, "harmed": 1, "failed": 1}[state]
+    with RunFolder(folder, plan, **options) as opened:
+        assert opened.pending_jobs() == left
+
+
+def test_what_is_left_of_another_run_or_a_folder_of_somebody_else_is_refused(tmp_path):
+    run(tmp_path / "run", handmade_plan())
+    with pytest.raises(InvalidValueError, match="num_images was 5, is 6"):
+        pending_jobs(tmp_path / "run", handmade_plan(count=6))
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(InvalidValueError, match=r"there is index\.html"):
+        pending_jobs(tmp_path, handmade_plan())
 
 
 @given(until=st.integers(1, 8), count=st.integers(8, 30), stop=st.integers(0, 30))

@@ -11,6 +11,7 @@ from resource import RLIMIT_FSIZE, setrlimit
 
 import numpy as np
 import pytest
+import torch
 import typer
 from forks import fork, wait_for
 from PIL import Image
@@ -20,8 +21,9 @@ from imagelab.character import CharacterGenerator
 from imagelab.cli import main
 from imagelab.commands.draw import _resumable
 from imagelab.errors import InvalidValueError
+from imagelab.imagefiles import read_record
 from imagelab.references import CharacterReferenceManager
-from imagelab.runs import RunFolder, read_batch
+from imagelab.runs import RunFolder, read_batch, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 SCENE = "standing in the town, happy expression"
@@ -204,6 +206,24 @@ def test_until_enough_are_accepted_the_pictures_are_those_of_a_longer_batch(gene
     assert (until.requested, until.total_accepted, until.pending) == (2, 2, 0)
     four = draw(generator, manager, tmp_path / "four", given)
     assert until.items == four.items[:2]
+
+
+def test_a_plan_and_its_pictures_records_describe_the_machine_in_the_same_words(generator, manager, tmp_path):
+    """A12: whatever chooses the last bit, the precision of products, say, is part of the plan."""
+    given = SMALL | {"num_images": 1, "enable_consistency_check": False}
+    result = draw(generator, manager, tmp_path / "run", given)
+    plan, _ = read_run(tmp_path / "run")
+    record = read_record(tmp_path / "run" / result.items[0].path)
+    assert plan.environment.items() >= record.environment.to_dict().items()
+    assert (plan.environment["device"], plan.environment["dtype"]) == (record.device, record.dtype)
+    assert plan.environment["versions"].items() >= record.versions.items()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(InvalidValueError, match=r"environment\.precision was 'highest', is 'medium'"):
+            draw(generator, manager, tmp_path / "run", given)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 COMMAND = [

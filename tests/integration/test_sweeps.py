@@ -48,6 +48,10 @@ def test_each_setting_is_drawn_from_each_seed_and_the_table_tells_how(drawn):
     assert told == [[0, 3, 0], [0, 1, 1], [1, 3, 2], [1, 1, 3]]
     assert (table["status"] == "accepted").all()
     assert (table["sharpness"] > 0).all()
+    named = read_record(drawn / table["file"][0])
+    for row in table.itertuples():
+        said = (row.scheduler, row.sampler, row.schedule_type)
+        assert said == (named.scheduler, named.sampler, named.schedule_type)
     assert (table["seconds"] > 0).all()
     for row in table.itertuples():
         record = read_record(drawn / row.file)

@@ -255,8 +255,10 @@ def test_the_same_command_goes_on_after_sigterm_and_draws_what_one_process_draws
     end = time.monotonic() + 240
     while time.monotonic() < end and not ((folder / "ledger.jsonl").exists() and read_batch(folder).items):
         time.sleep(0.005)
+    clock = time.monotonic()
     os.kill(running, signal.SIGTERM)
     assert wait_for(running) == 3
+    assert time.monotonic() - clock < 10, "schedulers kill what hasn't ended soon after SIGTERM"
     assert f"{folder} has what was drawn" in capfd.readouterr().err
     left = 3 - len(read_batch(folder).items)
     for only in ([], ["--dry-run"]):

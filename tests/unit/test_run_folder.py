@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from io import BufferedWriter, FileIO
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,20 +43,42 @@ def uninterrupted(tmp_path_factory):
 
 
 def at_call(number, do, monkeypatch):
-    """Let `do` happen in place of the n-th storage call; return a list whose length is how many there were."""
+    """Let `do` happen in place of the n-th storage call, or amid it; return a list whose length is how many there were.
+
+    Files are written through Python's own streams, which don't call `os`: of what is written to one, half is on the
+    disk when the call comes. Short writes, a number or a checksum, are as good as the end of those before.
+    """
     calls = []
+
+    def called(name):
+        calls.append(name)
+        if len(calls) == number:
+            do()
 
     def wrapped(name, original):
         def call(*given, **options):
-            calls.append(name)
-            if len(calls) == number:
-                do()
+            called(name)
             return original(*given, **options)
 
         return call
 
+    class Halving(BufferedWriter):
+        def write(self, data):
+            if len(data) < 64:
+                return super().write(data)
+            half = super().write(data[: len(data) // 2])
+            self.flush()
+            called("stream.write")
+            return half + super().write(data[half:])
+
+    open_path = Path.open
+
+    def opened(path, mode="r", *given, **options):
+        return Halving(FileIO(path, "x")) if mode == "xb" else open_path(path, mode, *given, **options)
+
     for name in STORAGE_CALLS:
         monkeypatch.setattr(os, name, wrapped(name, getattr(os, name)))
+    monkeypatch.setattr(Path, "open", wrapped("Path.open", opened))
     return calls
 
 
@@ -63,7 +86,9 @@ def count_calls(folder, plan):
     with pytest.MonkeyPatch.context() as patch:
         calls = at_call(0, None, patch)
         run(folder, plan)
-        return len(calls)
+    # Within the text and the pixels of each of four pictures, and within the plan, the list and the page.
+    assert calls.count("stream.write") >= 4 * 2 + 3
+    return len(calls)
 
 
 def test_a_crash_at_any_storage_call_loses_nothing(tmp_path, uninterrupted, record_property):
@@ -542,6 +567,39 @@ def test_of_processes_that_start_at_once_one_draws_and_the_others_are_refused(tm
     record_property(
         "counted", f"0 of {rounds} races of {processes} processes lost or doubled a job (n = {5 * rounds} jobs)"
     )
+
+
+def take_turns(folder, gate, answers):
+    refused, pending = 0, True
+    gate.wait()
+    while pending:
+        try:
+            pending = run(folder, handmade_plan(count=500), at_most=25).pending
+        except InvalidValueError as error:
+            if "a free folder" not in str(error):
+                raise
+            refused += 1
+            time.sleep(0.005)
+    answers.put(refused)
+
+
+def test_processes_that_fight_for_a_folder_all_the_time_do_each_job_once(tmp_path, record_property):
+    """C3: eight processes, each of which draws 25 pictures whenever the folder is free."""
+    context, folder = get_context("fork"), tmp_path / "run"
+    gate, answers = context.Barrier(8), context.Queue()
+    racers = [context.Process(target=take_turns, args=(folder, gate, answers)) for _ in range(8)]
+    for racer in racers:
+        racer.start()
+    refused = sum(answers.get(timeout=120) for _ in racers)
+    for racer in racers:
+        racer.join()
+    ledger = read_ledger(folder / "ledger.jsonl")
+    assert len({record["job"] for record in ledger}) == len(ledger) == 500
+    check(folder, read_batch(folder))
+    run(tmp_path / "alone", handmade_plan(count=500))
+    assert content(folder) == content(tmp_path / "alone")
+    assert refused > 0
+    record_property("counted", f"0 of 500 jobs were lost or doubled by 8 processes, which were refused {refused} times")
 
 
 def test_a_run_is_read_whole_while_it_is_drawn(tmp_path):

@@ -155,8 +155,8 @@ class BatchImageGenerator:
         leaves nothing behind. Raises UnknownNameError, InvalidValueError, also for a folder that another batch or
         another process has, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError,
         CalibrationFileError, ControlMapError when a control's picture shows nothing to follow, GenerationError when its
-        map can't be made, ImageFileError for a control's picture that can't be read, and RunFolderError when the
-        folder is damaged or can't be written to any more.
+        map can't be made, ImageFileError for a control's picture that can't be read, RunFolderError when the
+        folder is damaged, and RunStoppedError, which is one, when it can't be written to any more.
         """
         picture = GenerationRequest(
             character=character,

@@ -39,7 +39,8 @@ def run_sweep(
 def write_sweep(folder: str | os.PathLike[str], *, title: str | None = None) -> tuple[Path, Path]:
     """Write sheet.png and pictures.parquet of a run into its folder and return their paths.
 
-    Of a run that goes on, too. Raises RunFolderError, or ImageFileError for a picture that can't be read.
+    Of a run that goes on, too. Raises RunFolderError, RunStoppedError where they can't be written, or ImageFileError
+    for a picture that can't be read.
     """
     plan, _ = read_run(folder)
     table = sweep_table(folder)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProfileError,
         ReferenceStoreError,
         RunFolderError,
+        RunStoppedError,
         UnknownNameError,
     )
     from imagelab.imagefiles import read_picture_metadata
@@ -70,6 +71,7 @@ __all__ = [
     "ReferenceStoreError",
     "Replay",
     "RunFolderError",
+    "RunStoppedError",
     "UnknownNameError",
     "Verdict",
     "__version__",
@@ -98,6 +100,7 @@ _NAMES_BY_MODULE = {
         "ProfileError",
         "ReferenceStoreError",
         "RunFolderError",
+        "RunStoppedError",
         "UnknownNameError",
     ),
     "imagefiles": ("read_picture_metadata",),

@@ -23,7 +23,7 @@ from imagelab.config import Configs, load_configs, pick
 from imagelab.controls import control_uses
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import perceptual_hash
-from imagelab.plan import MAX_SEED, plan_generation
+from imagelab.plan import MAX_SEED, MAX_TOGETHER, plan_generation
 from imagelab.reference_calibration import ThresholdInForce
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 MAX_WORKERS = 1024
 DETERMINISM = ("strict", "fast")
-MAX_TOGETHER = 64
 BLANK_STD = 3.0  # grey levels of 255: below it in every channel, a picture shows nothing
 
 
@@ -130,6 +129,7 @@ class BatchImageGenerator:
         determinism: str = "strict",
         batch_size: int = 4,
         retry_failed: bool = False,
+        verify: bool = False,
         progress: bool = True,
     ) -> BatchResult:
         """Draw `num_images` pictures from `seed` on and keep those on which the character is recognised.
@@ -144,6 +144,8 @@ class BatchImageGenerator:
         `save_rejected` rejected/ (unscorable ones too), and at the end metadata.json and index.html. The same call goes
         on where an earlier one was stopped, by whatever, and ends with the pictures that an uninterrupted one would
         have drawn, bit for bit; one that has ended is only read. With `retry_failed` failed pictures are drawn again.
+        A picture that was harmed meanwhile is set aside and drawn again; its size and its time of change tell, or, with
+        `verify`, its every byte.
 
         That holds for `determinism` "strict", which draws one picture at a time whatever `batch_size` says. "fast"
         draws `batch_size` of them together, which a GPU does faster; their last bits then depend on which ones those
@@ -153,8 +155,8 @@ class BatchImageGenerator:
         leaves nothing behind. Raises UnknownNameError, InvalidValueError, also for a folder that another batch or
         another process has, ProfileError, ModelNotFoundError, ModelFileError, ReferenceStoreError,
         CalibrationFileError, ControlMapError when a control's picture shows nothing to follow, GenerationError when its
-        map can't be made, ImageFileError for a control's picture that can't be read, and RunFolderError when the
-        folder is damaged or can't be written to any more.
+        map can't be made, ImageFileError for a control's picture that can't be read, RunFolderError when the
+        folder is damaged, and RunStoppedError, which is one, when it can't be written to any more.
         """
         picture = GenerationRequest(
             character=character,
@@ -183,7 +185,7 @@ class BatchImageGenerator:
             determinism=determinism,
             batch_size=batch_size,
         )
-        return self.run(request, output_dir, retry_failed=retry_failed, progress=progress)
+        return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress)
 
     def plan(self, request: BatchRequest) -> RunPlan:
         """Return what a batch is going to do, the jobs with their seeds included; draws nothing and writes nothing.
@@ -198,6 +200,7 @@ class BatchImageGenerator:
         output_dir: str | os.PathLike[str] | None = None,
         *,
         retry_failed: bool = False,
+        verify: bool = False,
         progress: bool = True,
         workers: int = 1,
         ray: str | None = None,
@@ -215,7 +218,7 @@ class BatchImageGenerator:
         plan, judges = self._plan(request)
         crew = self._crew(request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray)
         try:
-            with RunFolder(folder, plan, retry_failed=retry_failed) as run:
+            with RunFolder(folder, plan, retry_failed=retry_failed, verify=verify) as run:
                 with self._drawing(run, request, judges, crew) as drawn:
                     self._commit(run, drawn, progress=progress)
                 return run.result()
@@ -310,6 +313,7 @@ class BatchImageGenerator:
             yield ()
         elif crew is None:
             self.generator.load()
+            self.generator.restore_memory_policy()  # what an earlier run lacked says nothing about this one
             yield self._drawn_here(request, judges, jobs)
         else:
             with crew:
@@ -463,7 +467,7 @@ def draw_job(
         return replace(item, reason=str(error)), None
     if is_blank(generation.image):
         return replace(item, reason="blank: the picture shows nothing"), None
-    item = replace(item, perceptual_hash=perceptual_hash(generation.image))
+    item = replace(item, perceptual_hash=perceptual_hash(generation.image), degraded=generation.record.degraded)
     item = _judged(item, judge(generation.image)) if judge else replace(item, status="accepted")
     if item.status == "accepted" or request.save_rejected:
         item = replace(item, path=Path(FOLDERS[item.status]) / job.file_name)

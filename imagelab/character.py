@@ -14,7 +14,7 @@ from imagelab.config import Configs, Profile, load_configs
 from imagelab.controls import control_uses, one_control
 from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.imagefiles import check_picture_path, check_png_path, control_map_path, save_picture, save_png
-from imagelab.plan import Plan, check_seed, plan_generation
+from imagelab.plan import Plan, check_seeds, plan_generation
 from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
@@ -85,6 +85,12 @@ class CharacterGenerator:
         cleanup).
         """
         return self._ready().loaded
+
+    def restore_memory_policy(self) -> None:
+        """Draw as the configuration says again, whatever was given up until now because memory ran out."""
+        with self._lock:
+            if self._models is not None and self._models.given_up:
+                self._models.use(self.profile.memory, ())
 
     def _ready(self) -> "Models":
         with self._lock:
@@ -187,9 +193,7 @@ class CharacterGenerator:
         used. Raises what `generate` raises; of an error's batch no picture is kept.
         """
         self._refuse_if_closed()
-        if not seeds:
-            raise InvalidValueError("seeds", seeds, "at least one")
-        checked = tuple(check_seed(seed, "seeds") for seed in seeds)
+        checked = check_seeds(seeds)
         return self._draw(self._plan(request), checked, on_step)
 
     def _draw(

@@ -4,7 +4,6 @@ Nothing of diffusers is needed here: importing it takes seconds, which an encode
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -12,6 +11,10 @@ import torch
 from imagelab.errors import InvalidValueError, OutOfMemoryError
 
 ResultT = TypeVar("ResultT")
+
+# What PyTorch raises as a plain RuntimeError: the driver, and the libraries that allocate for themselves.
+_NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")  # the latter is oneDNN's
 
 
 def resolve_device(device: str) -> torch.device:
@@ -31,8 +34,21 @@ def device_name(device: torch.device) -> str:
 
 
 def within_memory(call: Callable[[], ResultT], fix: str) -> ResultT:
-    """Return what a call returns; raises OutOfMemoryError when the GPU's memory is too small for it."""
-    with suppress(torch.OutOfMemoryError):
+    """Return what a call returns; raises OutOfMemoryError when the memory, the GPU's or the machine's, is too small."""
+    try:
         return call()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        where = "memory" if _is_the_machines(error) else "GPU memory"
     # Outside of a handler, whose traceback would keep the tensors alive: pytorch/pytorch#18853
-    raise OutOfMemoryError("out of GPU memory", fix)
+    raise OutOfMemoryError(f"out of {where}", fix)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_GPU_MEMORY)
+    return on_gpu or _is_the_machines(error)
+
+
+def _is_the_machines(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -48,13 +48,13 @@ class Models:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""
         return self.loaded.weights_at_hand(self.memory)
 
-    def give_up_more(self) -> bool:
-        """Go down the ladder by one rung, for good; False at its end. Says so in a DegradedWarning."""
+    def give_up_more(self, why: str) -> bool:
+        """Go down the ladder by one rung, to stay there; False at its end. Says so, and why, in a DegradedWarning."""
         rung = next_rung(self.memory, self.loaded.device)
         if rung is None:
             return False
         memory, what = rung
-        self.use(memory, (*self.given_up, f"out of GPU memory: {what}"))
+        self.use(memory, (*self.given_up, f"{why}: {what}"))
         warnings.warn(self.given_up[-1], DegradedWarning, stacklevel=2)
         return True
 
@@ -84,21 +84,23 @@ def draw_plan(
 ) -> tuple[Generation, ...]:
     """Draw what a plan says from each seed, all at once, with a map for each of its controls, and say how.
 
-    Where the GPU's memory is too small it is tried again, with half of the pictures at once, then with the VAE in
+    Where the memory is too small it is tried again, with half of the pictures at once, then with the VAE in
     tiles, then offloaded; records say so in `degraded`. `seconds`: what it took until now, {stage: duration}. Raises
     ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder.
     """
     before = models.memory, models.given_up
     while True:
-        with suppress(OutOfMemoryError):
+        try:
             return within_memory(partial(_draw_once, models, plan, seeds, maps, seconds, on_step), _SMALLER)
+        except OutOfMemoryError as error:
+            why = error.reason
         release_memory()  # out of the handler, whose traceback would keep the tensors of the attempt alive
         if len(seeds) > 1:
             halves = [draw_plan(models, plan, half, maps, seconds, on_step) for half in _halved(seeds)]
-            return _with_degraded(chain(*halves), f"out of GPU memory: not {len(seeds)} pictures at once")
-        if not models.give_up_more():
+            return _with_degraded(chain(*halves), f"{why}: not {len(seeds)} pictures at once")
+        if not models.give_up_more(why):
             models.use(*before)  # it was for nothing: the next picture needn't suffer
-            raise OutOfMemoryError("out of GPU memory", _SMALLER)
+            raise OutOfMemoryError(why, _SMALLER)
 
 
 def _halved(seeds: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:

@@ -195,7 +195,7 @@ class CalibrationFileError(ImageLabError):
 
 @dataclass(eq=False)
 class RunFolderError(ImageLabError):
-    """A run's folder is damaged, or can't be written to any more; what lies in it stays, and the run can go on."""
+    """A run's folder is damaged; what lies in it stays."""
 
     path: Path
     reason: str
@@ -204,6 +204,10 @@ class RunFolderError(ImageLabError):
     def __str__(self) -> str:
         """Say which file or folder, what is wrong with it and what to do."""
         return _say(self.path, self.reason, self.fix)
+
+
+class RunStoppedError(RunFolderError):
+    """A run's folder can't be written to any more; what lies in it stays, and the same call goes on."""
 
 
 @dataclass(eq=False)
@@ -219,7 +223,7 @@ class GenerationError(ImageLabError):
 
 
 class OutOfMemoryError(GenerationError):
-    """The GPU's memory is too small for what is asked."""
+    """The memory, the GPU's or the machine's, is too small for what is asked."""
 
 
 class DegradedWarning(UserWarning):

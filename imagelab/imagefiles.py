@@ -70,6 +70,15 @@ def save_picture(image: "Image.Image", path: str | os.PathLike[str], record: Gen
     return path
 
 
+def as_jpeg(image: "Image.Image") -> "Image.Image":
+    """Return what is left of a picture when `save_picture` writes it as a JPEG."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", **_SAVING["JPEG"])
+    return Image.open(stream, formats=("JPEG",)).convert("RGB")
+
+
 def _metadata(image: "Image.Image", path: Path, form: str, record: GenerationRecord) -> dict[str, Any]:
     chunk = write_chunk(PictureChunk(record=record, pixels_sha256=pixels_sha256(image)))
     infotext = format_infotext(infotext_of(record))
@@ -291,3 +300,8 @@ def mean_difference(one: "Image.Image", other: "Image.Image") -> float:
 def control_map_path(path: Path, index: int, control_type: str) -> Path:
     """Return where the map of a picture's control lies beside it: luca.png has luca.control-0-pose.png."""
     return path.with_name(f"{path.stem}.control-{index}-{control_type}.png")
+
+
+def shared_map_path(folder: Path, index: int, control_type: str, map_sha256: str) -> Path:
+    """Return where a run's folder has a map that several of its pictures follow: control-0-pose-5606431f.png."""
+    return folder / f"control-{index}-{control_type}-{map_sha256[:8]}.png"

@@ -1,4 +1,4 @@
-"""What is given up, rung by rung, when the GPU's memory is too small for a picture."""
+"""What is given up, rung by rung, when the memory is too small for a picture."""
 
 import torch
 

@@ -180,6 +180,12 @@ def file_sha256(path: Path) -> str:
     return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
 
 
+def read_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex, read now, whatever its time of change says."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _weights_sha256(path: Path) -> str:
     # A hub cache links to blobs that are named by their hash: no need to read 7 GB.
     name = path.resolve().name
@@ -201,8 +207,7 @@ def _tensors_sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG00
 
 @lru_cache(maxsize=256)
 def _sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  the key is the file as it was
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return read_sha256(path)
 
 
 def check_sha256(path: Path, expected: str) -> None:

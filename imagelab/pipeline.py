@@ -131,7 +131,7 @@ def draw(
     (Euler a draws more of it at each step, in the dtype of the weights.) What is drawn at once differs in the last bits
     from what is drawn alone: other kernels add in another order. `on_step(step, steps, latents)` is called after each
     step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or an empty
-    picture come out.
+    picture come out, and when diffusers' flag to interrupt has ended it early.
     """
     pipe = guide.pipe if guide else loaded.pipe
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -161,6 +161,10 @@ def draw(
         callback_on_step_end=after_step,
         **(guide.arguments() if guide else {}),
     )
+    if pipe.interrupt:  # what has come out looks like a picture, and lacks steps
+        raise GenerationError(
+            f"interrupted after step {len(finite)} of {steps}, by pipeline._interrupt", "Draw it again"
+        )
     _check_finite(finite, pixels)
     images: list[Image] = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))
     for seed, image in zip(seeds, images, strict=True):

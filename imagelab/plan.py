@@ -1,7 +1,9 @@
 """From a request to everything that drawing it takes, checked before any model is loaded."""
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from imagelab.checks import check_number, check_whole
 from imagelab.composition import PlannedLora, check_step_ranges, compose_loras, lora_uses
@@ -13,6 +15,7 @@ from imagelab.prompts import Prompt, build_prompt, parse_weighted
 from imagelab.results import GenerationRequest
 
 MAX_SEED = 2**63 - 1
+MAX_TOGETHER = 64  # pictures in one pass; far beyond what a GPU gains by
 _MAX_TEXT = 8000  # characters, about 25 chunks of 75 tokens
 # (argument, smallest, largest), as the schemas of configs/ have them
 _STEPS = ("steps", 1, 150)
@@ -76,6 +79,17 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
 def check_seed(seed: object, name: str = "seed") -> int:
     """Return the seed, or a random one for None; raises InvalidValueError for what isn't one."""
     return secrets.randbelow(2**32) if seed is None else check_whole(seed, name, 0, MAX_SEED)
+
+
+def check_seeds(seeds: Iterable[object]) -> tuple[int, ...]:
+    """Return the seeds of pictures that are drawn together; raises InvalidValueError for what are none, or too many."""
+    expected = f"a list of 1 to {MAX_TOGETHER} seeds"
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise InvalidValueError("seeds", seeds, expected)
+    given = tuple(islice(seeds, MAX_TOGETHER + 1))
+    if not 1 <= len(given) <= MAX_TOGETHER:
+        raise InvalidValueError("seeds", seeds, expected)
+    return tuple(check_seed(seed, "seeds") for seed in given)
 
 
 def _without_tags(request: GenerationRequest) -> GenerationRequest:

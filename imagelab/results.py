@@ -282,6 +282,7 @@ class BatchItem(Record):
     verdict: Verdict | None = None
     perceptual_hash: str | None = None
     sha256: str | None = None  # of the file
+    degraded: tuple[str, ...] = ()  # of its record: what the machine couldn't do as configured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,6 +315,11 @@ class BatchResult(Record):
     def pending(self) -> int:
         """Count the pictures that are still to be drawn: those of a batch that was stopped."""
         return self.requested - len(self.items)
+
+    @property
+    def fell_short(self) -> bool:
+        """Say whether all pictures were drawn and fewer of them accepted than should have ended the batch."""
+        return self.until_accepted is not None and not self.pending and self.total_accepted < self.until_accepted
 
     @property
     def counts(self) -> dict[str, int]:

@@ -4,17 +4,21 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, number
-from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_path, number
+from imagelab.errors import InvalidValueError, RunStoppedError
 
 if TYPE_CHECKING:
     from imagelab.results import BatchResult
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every picture that is there, to find what was harmed since.")
+]
 Workers = Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")]
 Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…")
@@ -27,7 +31,12 @@ def batch(
     num_images: Annotated[int, typer.Option(help="How many pictures; the seeds count up.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Folder to draw into, or to go on in; by default a new one in reports/runs.")
+        Path | None,
+        typer.Option(
+            parser=folder_path,
+            metavar="FOLDER",
+            help="To draw into or to go on in; by default a new one in reports/runs.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Quality preset, by default the profile's own.")] = None,
     style: Annotated[str | None, typer.Option(help="Style of sdxl_config.yaml.")] = None,
@@ -61,6 +70,7 @@ def batch(
     ] = "strict",
     batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
     retry_failed: RetryFailed = False,
+    verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
@@ -69,13 +79,14 @@ def batch(
 ) -> None:
     """Draw a batch and keep what shows the character; the same command goes on with one that was stopped.
 
-    Exit code 0: all pictures are drawn; 2: bad input; 3: some have failed or are still to be drawn.
+    Exit code 0: all pictures are drawn; 1: they are, and fewer than --until-accepted were accepted; 2: bad input; 3:
+    some have failed or are still to be drawn.
     """
     from imagelab.batch import BatchImageGenerator, batch_request
     from imagelab.composition import lora_uses
     from imagelab.controls import control_uses
     from imagelab.results import GenerationRequest
-    from imagelab.runs import plan_text
+    from imagelab.runs import free_folder, pending_jobs, plan_text
 
     picture = GenerationRequest(
         character=character,
@@ -106,10 +117,14 @@ def batch(
     )
     with BatchImageGenerator(profile=profile, device=device) as batches:
         if dry_run:
-            typer.echo(plan_text(batches.plan(request)))
+            plan = batches.plan(request)
+            given = {"retry_failed": retry_failed, "verify": verify}
+            left = plan.jobs if output_dir is None else pending_jobs(output_dir, plan, **given)
+            typer.echo(f"{plan_text(plan)}\n{'left':<10} {len(left)} of {len(plan.jobs)}")
             return
-        with _resumable():
-            result = batches.run(request, output_dir, retry_failed=retry_failed, workers=workers, ray=ray)
+        folder = free_folder(output_dir, batches.generator.configs.character(character).name)
+        with _resumable(folder):
+            result = batches.run(request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray)
     _say_batch(result)
 
 
@@ -117,9 +132,14 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="YAML file of a sweep, as in configs/sweeps.")],
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder to draw into, or to go on in; by default reports/runs/sweep-<name of the file>."),
+        typer.Option(
+            parser=folder_path,
+            metavar="FOLDER",
+            help="To draw into, or to go on in; by default reports/runs/sweep-<name of the file>.",
+        ),
     ] = None,
     retry_failed: RetryFailed = False,
+    verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[
@@ -135,8 +155,8 @@ def sweep(
     from imagelab.batch import BatchImageGenerator
     from imagelab.config import load_configs, project_root
     from imagelab.config.sweeps import load_sweep
-    from imagelab.runs import plan_text
-    from imagelab.sweeps import SHEET_FILE, TABLE_FILE, estimate_cost, run_sweep, sweep_request
+    from imagelab.runs import SHEET_FILE, TABLE_FILE, plan_text
+    from imagelab.sweeps import estimate_cost, run_sweep, sweep_request
 
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))
@@ -144,11 +164,13 @@ def sweep(
     with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
         if dry_run:
             plan = batches.plan(request)
-            typer.echo(plan_text(plan))
-            typer.echo(estimate_cost(batches, plan, folder).to_text())
+            cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify)
+            typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
             return
-        with _resumable():
-            result = run_sweep(batches, request, folder, retry_failed=retry_failed, workers=workers, ray=ray)
+        with _resumable(folder):
+            result = run_sweep(
+                batches, request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray
+            )
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 
 
@@ -193,26 +215,30 @@ def _control_use(text: str) -> dict[str, object]:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def _resumable(folder: Path) -> Iterator[None]:
     """Turn what stops a run that can go on into the exit code that says so."""
     try:
         with _stopping_on_sigterm():
             yield
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command, with the same --output-dir, goes on", err=True)
+        there = quote(str(folder))
+        goes_on = f"{there} has what was drawn, and the same command with --output-dir {there} goes on"
+        typer.echo(f"stopped; {goes_on if (folder / 'plan.json').exists() else 'nothing was drawn'}", err=True)
         raise typer.Exit(INCOMPLETE) from None
-    except RunFolderError as error:
+    except RunStoppedError as error:
         fail(error, INCOMPLETE)
 
 
 def _say_batch(result: "BatchResult", *files: str) -> None:
-    """Say what became of a run and where it is; exit with INCOMPLETE where pictures are missing."""
+    """Say what became of a run and where it is; exit with INCOMPLETE, or FAILED, where pictures are missing."""
     from imagelab.runs import batch_text
 
     typer.echo(batch_text(result))
     typer.echo(f"wrote {result.output_dir}" + "".join(f", {name}" for name in files))
     if result.pending or result.counts["failed"]:
         raise typer.Exit(INCOMPLETE)
+    if result.fell_short:  # going on with it draws nothing
+        raise typer.Exit(FAILED)
 
 
 @contextmanager

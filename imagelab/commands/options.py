@@ -1,6 +1,7 @@
 """What several commands ask for and say, in the same words."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -33,4 +34,11 @@ def number(option: str, text: str, digits: str) -> float:
     try:
         return float(digits)
     except ValueError as error:
-        raise InvalidValueError(option, text, "with a number at the end") from error
+        raise InvalidValueError(f"the number in {option} {text}", digits, "one, such as 0.8") from error
+
+
+def folder_path(text: str) -> Path:
+    """Read a folder's path, which an unset variable of a shell script isn't: Path would take it for the current one."""
+    if not text:
+        raise typer.BadParameter("must be a folder's path, got ''")
+    return Path(text)

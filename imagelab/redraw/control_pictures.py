@@ -4,6 +4,7 @@ A record names paths, but a record comes with somebody's picture: no path of it 
 the picture under the names that maps are saved by, there or one folder up, and what the user gives.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 from imagelab.config import Configs
 from imagelab.controls import map_background
 from imagelab.errors import ImageFileError, shorten
-from imagelab.imagefiles import control_map_path, open_image, pixels_sha256
+from imagelab.imagefiles import control_map_path, open_image, pixels_sha256, shared_map_path
 from imagelab.results import ControlRecord, ControlUse, GenerationRecord, GenerationRequest
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -51,9 +53,7 @@ def _find(
     use: ControlUse, control: ControlRecord, index: int, picture: Path, configs: Configs, files: tuple[Path, ...]
 ) -> ControlUse:
     configs.control(control.type)  # an unknown one is no part of a file's name
-    shared = f"control-{index}-{control.type}.png"  # as a batch saves the maps that all of its pictures follow
-    beside = (control_map_path(picture, index, control.type), picture.parent / shared, picture.parent.parent / shared)
-    candidates = (*(path for path in beside if path.is_file()), *files)
+    candidates = (*(path for path in _beside(control, index, picture) if path.is_file()), *files)
     for path in candidates:
         if _hash(path, map_background(control.type)) == control.map_sha256:
             return replace(use, image=path, is_map=True)
@@ -65,6 +65,14 @@ def _find(
     raise ImageFileError(
         picture, f"{what} isn't beside it", f"Give it, or what it was made of, {source}: --control FILE"
     )
+
+
+def _beside(control: ControlRecord, index: int, picture: Path) -> Iterator[Path]:
+    """Yield where the map may lie: beside its picture, or in the folder of the run that drew it."""
+    yield control_map_path(picture, index, control.type)
+    if _SHA256.fullmatch(control.map_sha256):  # whatever else a stranger wrote is no part of a file's name
+        for folder in (picture.parent, picture.parent.parent):
+            yield shared_map_path(folder, index, control.type, control.map_sha256)
 
 
 def _hash(path: Path, background: tuple[int, int, int]) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from imagelab.character import CharacterGenerator
 from imagelab.config import Configs
 from imagelab.errors import InvalidValueError
-from imagelab.imagefiles import open_image, pixels_sha256, read_picture_chunk
+from imagelab.imagefiles import as_jpeg, open_image, pixels_sha256, read_picture_chunk
 from imagelab.redraw.changes import Change, compare_records
 from imagelab.redraw.control_pictures import find_controls
 from imagelab.results import Generation, Record
@@ -37,7 +37,8 @@ class PixelDifference(Record):
 class Replay:
     """What came of drawing a picture again."""
 
-    identical: bool  # pixel for pixel; of a JPEG, which keeps none: to what was drawn before it was compressed
+    identical: bool  # pixel for pixel; of a JPEG, which keeps none: before it was compressed, and again after
+    is_jpeg: bool  # the new picture was compressed, too, before it was compared
     difference: PixelDifference | None  # from the file; None: identical, or of another size
     inputs_changed: tuple[Change, ...]  # weights, LoRAs, maps, the configuration's values; also the file itself
     environment_changed: tuple[Change, ...]  # versions, device, threads
@@ -54,7 +55,7 @@ class Replay:
 
     def _headline(self) -> str:
         if self.identical:
-            return "identical: the same picture, pixel for pixel"
+            return "identical: the same picture, pixel for pixel" + (", before it was compressed" * self.is_jpeg)
         if self.difference is None:
             return "different: of another size"
         apart = self.difference
@@ -94,15 +95,20 @@ def replay(
         request, as_maps = find_controls(recorded, path, generator.configs, map(Path, controls))
         generation = generator.generate(request)
     inputs, environment = compare_records(recorded, generation.record, given_as_maps=as_maps)
-    drawn, file = pixels_sha256(generation.image), pixels_sha256(shown)
     is_jpeg = path.read_bytes()[:2] == _JPEG
-    if not is_jpeg and chunk.pixels_sha256 not in (None, file):
-        edited = Change(name="pixels of the file", recorded=str(chunk.pixels_sha256), now=file)
-        inputs = (edited, *inputs)
-    identical = drawn == (chunk.pixels_sha256 if is_jpeg else file)
+    drawn = as_jpeg(generation.image) if is_jpeg else generation.image
+    is_as_recorded = chunk.pixels_sha256 in (None, pixels_sha256(generation.image))
+    # What a JPEG's own pixels were is known where the picture that was compressed has come out again.
+    whole = chunk.pixels_sha256
+    if whole and is_jpeg:
+        whole = pixels_sha256(drawn) if is_as_recorded else None
+    if whole not in (None, file := pixels_sha256(shown)):
+        inputs = (Change(name="pixels of the file", recorded=str(whole), now=file), *inputs)
+    identical = pixels_sha256(drawn) == file and (is_as_recorded or not is_jpeg)
     return Replay(
         identical=identical,
-        difference=None if identical else _difference(generation.image, shown),
+        is_jpeg=is_jpeg,
+        difference=None if identical else _difference(drawn, shown),
         inputs_changed=inputs,
         environment_changed=environment,
         generation=generation,

@@ -1,12 +1,15 @@
 """Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
 
-from imagelab.runs.folder import FOLDERS, RunFolder, free_folder, read_batch, read_run
+from imagelab.runs.folder import FOLDERS, SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
 from imagelab.runs.ledger import Ledger, read_ledger
 from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
+from imagelab.runs.progress import read_batch, read_run
 from imagelab.runs.summary import batch_text, plan_text
 
 __all__ = [
     "FOLDERS",
+    "SHEET_FILE",
+    "TABLE_FILE",
     "BatchRequest",
     "Job",
     "Ledger",
@@ -15,6 +18,7 @@ __all__ = [
     "Variant",
     "batch_text",
     "free_folder",
+    "pending_jobs",
     "plan_text",
     "read_batch",
     "read_ledger",

@@ -8,32 +8,33 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from imagelab.config import project_root
-from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunFolderError
-from imagelab.imagefiles import checked_path, save_png
+from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunStoppedError
+from imagelab.imagefiles import checked_path, save_png, shared_map_path
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
-from imagelab.runs.ledger import Ledger, read_ledger
+from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside, read_ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
-from imagelab.runs.summary import METADATA_FILE, batch_metadata, batch_result, count_accepted, read_metadata
+from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_progress, same_plan
+from imagelab.runs.summary import METADATA_FILE, batch_metadata
 from imagelab.whole_file import sync_folder, whole_file
 
-PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 _SUBFOLDERS = ("accepted", "rejected")
+SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
+_WRITTEN = (METADATA_FILE, *_SUBFOLDERS, LEDGER_FILE, PAGE_FILE, SHEET_FILE, TABLE_FILE, "control-*.png")
 _LOCK_FILE, _HOLDER_FILE = ".lock", ".holder.json"
-_SET_ASIDE = "set_aside"
 _SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as whole_file names what isn't whole yet
 _PUBLISH_SECONDS = 30.0  # how old metadata.json and index.html may become while a run goes on
 _AGAIN = "Make it writable, or free some space; the same call then goes on where this one has stopped"
@@ -43,17 +44,17 @@ class RunFolder:
     """A run's folder, open for the one process that draws; a context manager.
 
     Entering makes the folder or goes on with it. Leaving writes metadata.json and index.html, or, where nothing has
-    been drawn in a new folder, removes it. On entering raises InvalidValueError for a folder that another process draws
-    into, that holds another run or something else, or can't be written; RunFolderError for one that is damaged.
+    been drawn in a new folder, removes it. With `verify` every picture that is there is read, else only those that were
+    touched. On entering raises InvalidValueError for a folder that another process draws into, that holds another run
+    or something else, or can't be written; RunFolderError for one that is damaged. Later, RunStoppedError.
     """
 
-    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False) -> None:
+    def __init__(self, path: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> None:
         self.path: Path = path
         self.plan: RunPlan = plan
-        self.items: dict[int, BatchItem] = {}  # by their index
         self._retry_failed = retry_failed
-        self._seconds: dict[int, float] = {}
-        self._jobs: tuple[Job, ...] = ()
+        self._verify = verify
+        self._progress = Progress(plan=plan, jobs=())  # until it is read
         self._lock = FileLock(path / _LOCK_FILE, timeout=0)
         self._made: list[Path] = []
         self._is_new = False
@@ -61,40 +62,44 @@ class RunFolder:
         self._published = perf_counter()
 
     @property
+    def items(self) -> dict[int, BatchItem]:
+        """Return what has become of the jobs that are done, by their index."""
+        return self._progress.items
+
+    @property
     def is_over(self) -> bool:
         """Say whether as many pictures are accepted as shall end the run."""
-        wanted = self.plan.request.until_accepted
-        return wanted is not None and count_accepted(self.items.values()) >= wanted
+        return self._progress.is_over
 
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""
-        return () if self.is_over else tuple(job for job in self._jobs if job.index not in self.items)
+        return self._progress.pending_jobs()
 
     def result(self) -> BatchResult:
         """Return the batch as far as it has come."""
-        return batch_result(self.plan, self.items.values(), self.path, sum(self._seconds.values()))
+        return self._progress.result(self.path)
 
     def commit(self, job: Job, item: BatchItem, generation: Generation | None, seconds: float) -> BatchItem:
         """Put a job's picture, unless its item has no path, under its name, and then tell of it in the ledger.
 
-        Returns the item as it was recorded. Raises RunFolderError when that can't be written; then nothing is recorded.
+        Returns the item as recorded. Raises RunStoppedError when that can't be written; then nothing is recorded.
         """
         try:
             if item.path is not None and generation is not None:
                 item = self._save(item, generation)
             self._clear_others(job, item.path)
             self._append(job, item, seconds)
-            self.items[job.index] = item
+            self._progress.add(item, seconds)
             if perf_counter() - self._published > _PUBLISH_SECONDS:
                 self.publish()
         except ImageFileError as error:
-            raise RunFolderError(error.path, error.reason, _AGAIN) from error
+            raise RunStoppedError(error.path, error.reason, _AGAIN) from error
         except (OSError, InvalidValueError) as error:  # the latter where the folder has gone since
             raise self._unwritable(error) from error
         return item
 
     def publish(self) -> None:
-        """Write metadata.json and index.html anew; raises RunFolderError."""
+        """Write metadata.json and index.html anew; raises RunStoppedError."""
         result = self.result()
         texts = {METADATA_FILE: batch_metadata(self.plan, result), PAGE_FILE: batch_page(self.plan, result)}
         try:
@@ -107,8 +112,8 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         wanted = [self.path / "accepted", self.path, *self.path.parents]
-        self._made = [path for path in reversed(wanted) if not path.exists()]
         try:
+            self._made = [path for path in reversed(wanted) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
@@ -145,47 +150,35 @@ class RunFolder:
                 (self.path / folder).mkdir(exist_ok=True)
             with whole_file(self.path / _HOLDER_FILE) as stream:
                 stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode())
-            for place in (self.path, *(self.path / folder for folder in _SUBFOLDERS)):
-                for scratch in place.iterdir():  # of a process that was killed
+            for place in (".", *_SUBFOLDERS, SET_ASIDE):
+                for scratch in (self.path / place).glob(".*.tmp"):  # of a process that was killed
                     if _SCRATCH.fullmatch(scratch.name):
                         scratch.unlink()
             self._ledger = Ledger(self.path / LEDGER_FILE)
-            self._settle(self._ledger.records)
+            self._progress = read_progress(
+                self.path, self.plan, self._ledger.records, retry_failed=self._retry_failed, verify=self._verify
+            )
+            for harmed in self._progress.harmed:
+                self._set_aside(harmed)
         except OSError as error:
             raise _no_folder(self.path, error) from error
 
     def _take_plan(self) -> None:
         path = self.path / PLAN_FILE
         if path.exists():
-            stored = _read_plan(path)
-            if changes := stored.changes(self.plan):
-                expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
-                raise InvalidValueError("output_dir", str(self.path), expected)
-            self.plan = stored  # its numbers are written as the ids were made of them
+            self.plan = same_plan(self.path, self.plan)  # its numbers are written as the ids were made of them
             return
         _refuse_other_runs(self.path)
         self._is_new = True
         with whole_file(path) as stream:
             stream.write(PlanFile(plan=self.plan, created=_now(), jobs=self.plan.jobs).to_json(indent=1).encode())
 
-    def _settle(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take over what the ledger tells of, as far as the pictures are there as it tells."""
-        self._jobs = self.plan.jobs
-        jobs = {job.id: job for job in self._jobs}
-        for record, job, item in _told(records, jobs, self.path):
-            if item.status == "failed" and self._retry_failed:
-                self.items.pop(job.index, None)
-            elif item.path is None or _is_intact(self.path / item.path, record, str(item.sha256)):
-                self.items[job.index], self._seconds[job.index] = item, record["seconds"]
-            else:
-                self.items.pop(job.index, None)
-                self._set_aside(self.path / item.path)
-
-    def _set_aside(self, path: Path) -> None:
+    def _set_aside(self, picture: Path) -> None:
         """Keep a picture that isn't the one that was drawn, out of the way of the one that will be."""
+        path = self.path / picture
         if path.is_symlink() or path.exists():
-            (self.path / _SET_ASIDE).mkdir(exist_ok=True)
-            path.rename(self.path / _SET_ASIDE / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{path.name}")
+            (self.path / SET_ASIDE).mkdir(exist_ok=True)
+            path.rename(place_aside(self.path / path.name))
 
     def _save(self, item: BatchItem, generation: Generation) -> BatchItem:
         assert item.path is not None  # noqa: S101  its caller asked
@@ -193,11 +186,8 @@ class RunFolder:
         # How long it took is in the ledger: so the same picture is the same file, bit for bit.
         save_png(generation.image, path, replace(generation.record, seconds={}, peak_vram_gib=0.0))
         for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
-            which = (
-                f"-{control.map_sha256[:8]}" if self.plan.request.swept else ""
-            )  # a sweep may have some of each size
-            map_path = self.path / f"control-{index}-{control.type}{which}.png"
-            if not map_path.exists():  # all pictures of a batch follow the same ones
+            map_path = shared_map_path(self.path, index, control.type, control.map_sha256)
+            if not map_path.exists():  # most pictures of a run follow the same one
                 save_png(made, map_path)
         return replace(item, sha256=file_sha256(path))
 
@@ -208,17 +198,16 @@ class RunFolder:
                 (self.path / other).unlink(missing_ok=True)
 
     def _append(self, job: Job, item: BatchItem, seconds: float) -> None:
-        stat = None if item.path is None else (self.path / item.path).stat()
-        size, mtime = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
+        found = None if item.path is None else (self.path / item.path).stat()
+        size, mtime = (found.st_size, found.st_mtime_ns) if found else (0, 0)
         assert self._ledger is not None  # noqa: S101  the folder is open
         self._ledger.append(
             {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
         )
-        self._seconds[job.index] = seconds
 
-    def _unwritable(self, error: OSError | ImageLabError) -> RunFolderError:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return RunFolderError(self.path, f"can't be written to: {reason}", _AGAIN)
+    def _unwritable(self, error: OSError | ImageLabError) -> RunStoppedError:
+        reason = _reason(error) if isinstance(error, OSError) else str(error)
+        return RunStoppedError(self.path, f"can't be written to: {reason}", _AGAIN)
 
     def _unmake(self) -> bool:
         """Remove what was made, if it was made now and nothing has been drawn; say whether it is gone."""
@@ -239,6 +228,19 @@ class RunFolder:
         with suppress(OSError):
             (self.path / _HOLDER_FILE).unlink(missing_ok=True)
         self._lock.release()
+
+
+def pending_jobs(folder: Path, plan: RunPlan, *, retry_failed: bool = False, verify: bool = False) -> tuple[Job, ...]:
+    """Return what a run would draw if it went on, or began, in a folder, as entering RunFolder finds it out.
+
+    Writes nothing. Raises what `free_folder` and RunFolder raise for a folder of another run, or a damaged one.
+    """
+    folder = free_folder(folder, str(plan.request.picture.character))
+    if not (folder / PLAN_FILE).exists():
+        return plan.jobs
+    stored, ledger = same_plan(folder, plan), folder / LEDGER_FILE
+    records = read_ledger(ledger) if ledger.exists() else []
+    return read_progress(folder, stored, records, retry_failed=retry_failed, verify=verify).pending_jobs()
 
 
 def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Path:
@@ -265,69 +267,21 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
     return folder
 
 
-def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
-    """Return the result of a batch, also of one that was killed, or that another process is drawing.
-
-    Raises InvalidValueError when there is none; RunFolderError when its files are damaged.
-    """
-    path = Path(folder)
-    if not (path / PLAN_FILE).is_file():
-        return read_metadata(path)  # a batch of a version that kept no plan
-    plan, told = read_run(path)
-    there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
-    return batch_result(plan, there, path, sum(seconds for _, seconds in told.values()))
-
-
-def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[BatchItem, float]]]:
-    """Return a run's plan and, by the jobs' indices, what the ledger tells of them: what became of each, and seconds.
-
-    Raises RunFolderError when there is none, or its files are damaged.
-    """
-    path = Path(folder)
-    plan = _read_plan(path / PLAN_FILE)
-    records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
-    jobs = {job.id: job for job in plan.jobs}
-    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, jobs, path)}
-
-
-def _told(
-    records: Iterable[Mapping[str, Any]], jobs: Mapping[str, Job], folder: Path
-) -> "Iterable[tuple[Mapping[str, Any], Job, BatchItem]]":
-    for number, record in enumerate(records, start=1):
-        try:
-            yield record, jobs[record["job"]], BatchItem.from_dict(record["item"])
-        except (KeyError, InvalidValueError) as error:
-            reason = f"line {number} tells of no job of {PLAN_FILE}"
-            raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
-
-
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str) -> bool:
-    """Say whether a picture is the one that was recorded; it is read only if it was touched since."""
-    try:
-        stat = path.lstat()
-    except FileNotFoundError:
-        return False
-    if path.is_symlink() or stat.st_size != record["size_bytes"]:
-        return False
-    return stat.st_mtime_ns == record["mtime_ns"] or file_sha256(path) == sha256
-
-
-def _read_plan(path: Path) -> RunPlan:
-    try:
-        return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
-        raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
-
-
 def _refuse_other_runs(folder: Path) -> None:
-    taken = [name for name in (METADATA_FILE, "accepted", "rejected", LEDGER_FILE) if (folder / name).exists()]
+    """Refuse a folder that has what a run would write, and no run that has begun in it."""
+    taken = next((path.name for pattern in _WRITTEN for path in folder.glob(pattern)), None)
     if taken:
-        raise InvalidValueError("output_dir", str(folder), f"without another batch (there is {taken[0]})")
+        raise InvalidValueError("output_dir", str(folder), f"one without files that a run writes (there is {taken})")
 
 
 def _no_folder(path: Path, error: OSError) -> InvalidValueError:
-    expected = f"a folder that can be written ({error.strerror or error})"
-    return InvalidValueError("output_dir", str(path), expected)
+    return InvalidValueError("output_dir", str(path), f"a folder that can be written ({_reason(error)})")
+
+
+def _reason(error: OSError) -> str:
+    """Say what the system refused, and where: in a folder of several people that may be one file of many."""
+    where = f": {error.filename}" if isinstance(error.filename, str) else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _holder(folder: Path) -> str:

@@ -11,13 +11,15 @@ import re
 import stat
 import zlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
 from imagelab.errors import RunFolderError
-from imagelab.whole_file import sync_folder
+from imagelab.whole_file import sync_folder, whole_file
 
+SET_ASIDE = "set_aside"
 _LINE = re.compile(rb'\{"crc32":"([0-9a-f]{8})","record":(\{.*\})\}')
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -25,8 +27,8 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | o
 class Ledger:
     """A ledger that is open for appending, by one process at a time; a context manager.
 
-    Opening makes the file where there is none, and cuts off what a crash left of the last line. Raises RunFolderError
-    for a file that is damaged anywhere else, and OSError where the system refuses.
+    Opening makes the file where there is none, and cuts off what a crash left of the last line, which is kept in
+    set_aside. Raises RunFolderError for a file that is damaged anywhere else, and OSError where the system refuses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +49,8 @@ class Ledger:
         data = self.path.read_bytes()
         records, good = _parse(data, self.path)
         if good < len(data):
+            with whole_file(place_aside(self.path)) as stream:
+                stream.write(data[good:])
             # Else the next line would be appended to a torn one, which would then stand in the middle for good.
             os.ftruncate(self._descriptor, good)
             os.fsync(self._descriptor)
@@ -103,6 +107,11 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
         raise RunFolderError(path, f"can't be read: {error.strerror or error}") from error
 
 
+def place_aside(path: Path) -> Path:
+    """Return where to keep what isn't as it should be, out of the way: set_aside/<time>-<name>, beside it."""
+    return path.parent / SET_ASIDE / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{path.name}"
+
+
 def _encode(record: Mapping[str, Any]) -> bytes:
     # ASCII without newlines: a line is a record, whatever is in it.
     body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
@@ -112,23 +121,18 @@ def _encode(record: Mapping[str, Any]) -> bytes:
 def _parse(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the records, and how many bytes they take; what follows is the rest of a line that was being written."""
     records: list[dict[str, Any]] = []
-    size = good = bad_line = 0
-    for number, line in enumerate(BytesIO(data), start=1):
-        size += len(line)
+    good = data.rfind(b"\n") + 1  # a crash cuts a line short; one that has its end and is damaged was harmed otherwise
+    for number, line in enumerate(BytesIO(data[:good]), start=1):
         record = _decode(line)
         if record is None:
-            bad_line = bad_line or number
-        elif bad_line:
-            reason = f"line {bad_line} is damaged: its checksum is another"
+            reason = f"line {number} is damaged: its checksum is another"
             raise RunFolderError(path, reason, "Remove the line: what it told of is drawn again")
-        else:
-            records.append(record)
-            good = size
+        records.append(record)
     return records, good
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    match = _LINE.fullmatch(line[:-1]) if line.endswith(b"\n") else None
+    match = _LINE.fullmatch(line[:-1])
     if match is None or int(match[1], 16) != zlib.crc32(match[2]):
         return None
     record: dict[str, Any] = json.loads(match[2])

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from imagelab.results import BatchItem, BatchResult, ItemStatus
 from imagelab.runs.plan import RunPlan
-from imagelab.runs.summary import SCORE_COLUMNS, score_rows
+from imagelab.runs.summary import SCORE_COLUMNS, counts_text, score_rows, shortfall_text
 
 PAGE_FILE = "index.html"
 _STYLE = """
@@ -51,14 +51,14 @@ def batch_page(plan: RunPlan, result: BatchResult) -> str:
 
 def _facts(plan: RunPlan, result: BatchResult) -> str:
     recipe = plan.recipe
-    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
     own = "each character's own threshold" if any(plan.judgings) else "no faces compared"
     threshold = own if result.threshold is None else f"threshold {result.threshold:.3f}"
     basis = f", of {result.calibration}" if result.calibration else ", not calibrated" if result.threshold else ""
     drawn = f"{recipe['width']}×{recipe['height']} px, {recipe['steps']} steps, {recipe['quality_preset']}"
     swept = f"a sweep of {len(plan.recipes)} settings; drawn first:" if plan.request.swept else ""
     lines = (
-        f"{result.requested} pictures: {counts}",
+        counts_text(result),
+        shortfall_text(result),
         f"{threshold}{basis}",
         swept,
         drawn,
@@ -103,5 +103,6 @@ def _figure(item: BatchItem, plan: RunPlan, variant: int) -> str:
         size = f'width="{int(recipe["width"])}" height="{int(recipe["height"])}"'
         alt = escape(f"{recipe.get('character', plan.request.picture.character)}, {said}")
         picture = f'<a href="{address}"><img src="{address}" alt="{alt}" {size} loading="lazy"></a>'
-    caption = escape(f"{said}: {item.reason}" if item.reason else said)
+    notes = "; ".join([*filter(None, [item.reason]), *item.degraded])
+    caption = escape(f"{said}: {notes}" if notes else said)
     return f"<li><figure>{picture}<figcaption>{caption}</figcaption></figure></li>\n"

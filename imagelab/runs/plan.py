@@ -10,7 +10,7 @@ from typing import Any
 from imagelab.differences import differences
 from imagelab.results import GenerationRequest, Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the environment is that of the pictures' records
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
 """Everything that determines a picture, in plain JSON types; the models are hashed, and none is loaded."""
 
 import dataclasses
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from imagelab.config import Profile
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, resolve_device
+from imagelab.environment import read_environment
 from imagelab.errors import InvalidValueError
 from imagelab.models import check_base, check_component, check_model, resolve_source
 from imagelab.plan import Plan
@@ -41,7 +41,7 @@ def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[
         "prompt": plan.prompt.positive,
         "negative_prompt": plan.prompt.negative,
         **rest,
-        "scheduler": plan.scheduler.model_dump(mode="json"),
+        "scheduler": {"name": plan.scheduler.name, **plan.scheduler.model_dump(mode="json")},
         "loras": {lora.record.name: lora.record for lora in plan.loras},
         "controls": [_control(*pair, dtype) for pair in zip(plan.controls, maps, strict=True)],
         "memory": profile.memory.model_dump(mode="json"),
@@ -55,16 +55,11 @@ def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[
 def drawing_environment(profile: Profile, device: str) -> dict[str, Any]:
     """Return where the pictures are drawn, as far as the same recipe may give other bits elsewhere."""
     where = resolve_device(device)
-    on_gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if where.type == "cuda" else {}
     versions = {name: library_version(name) for name in _LIBRARIES}
     return {
         "device": device_name(where),
         "dtype": _dtype(profile, device),
-        **on_gpu,
-        "threads": torch.get_num_threads(),  # sums are split among them, and floats added in another order
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        **read_environment(where).to_dict(),
         "versions": {name: version for name, version in versions.items() if version != "0+unknown"},
     }
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from imagelab.errors import InvalidValueError
@@ -16,14 +17,16 @@ SCORE_COLUMNS = ("similarity of", "n", "mean", "least", "median", "largest")
 _SCORES = (("all that were compared", "consistency_scores"), ("accepted ones alone", "accepted_scores"))
 
 
-def batch_result(plan: RunPlan, items: Iterable[BatchItem], folder: Path, seconds: float) -> BatchResult:
-    """Put together what has become of a batch until now."""
+def batch_result(
+    plan: RunPlan, items: Iterable[BatchItem], folder: Path, seconds: float, *, again: int = 0
+) -> BatchResult:
+    """Put together what has become of a batch until now; `again` counts the jobs that were done and have to be anew."""
     request = plan.request
     there = tuple(sorted(items, key=lambda item: item.index))
     ended = request.until_accepted is not None and count_accepted(there) >= request.until_accepted
     return BatchResult(
         items=there,
-        requested=len(there) if ended else request.num_images,
+        requested=len(there) + again if ended else request.num_images,
         character=str(request.picture.character),
         scene_description=request.picture.scene_description,
         threshold=request.threshold,
@@ -86,12 +89,24 @@ def score_rows(result: BatchResult) -> list[tuple[str, str, str, str, str, str]]
 
 def batch_text(result: BatchResult) -> str:
     """Say in a few lines what has become of a batch, and what all its scores are beside the accepted ones."""
-    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
-    lines = [f"{result.requested} pictures: {counts}"]
+    lines = [counts_text(result), *([short] if (short := shortfall_text(result)) else [])]
+    if slower := [item.degraded for item in result.items if item.degraded]:
+        lines.append(f"{len(slower)} not drawn as configured: {'; '.join(dict.fromkeys(chain(*slower)))}")
     if rows := score_rows(result):
         lines += [f"{row[0]:<24}{''.join(f'{cell:>9}' for cell in row[1:])}" for row in (SCORE_COLUMNS, *rows)]
         lines.append("The accepted ones were chosen by this score: how well the batch was drawn, the first line says.")
     return "\n".join(lines)
+
+
+def counts_text(result: BatchResult) -> str:
+    """Say how many pictures became what."""
+    counts = ", ".join(f"{count} {status}" for status, count in result.counts.items())
+    return f"{result.requested} picture{'s' * (result.requested != 1)}: {counts}"
+
+
+def shortfall_text(result: BatchResult) -> str:
+    """Say how many are missing of those that were wanted; nothing where none is."""
+    return f"{result.total_accepted} of {result.until_accepted} wanted were accepted" if result.fell_short else ""
 
 
 def plan_text(plan: RunPlan) -> str:

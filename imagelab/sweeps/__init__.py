@@ -1,14 +1,12 @@
 """Sweeps: runs whose pictures differ in more than their seeds; drawn, resumed and counted as batches are."""
 
 from imagelab.sweeps.cost import Cost, estimate_cost
-from imagelab.sweeps.run import SHEET_FILE, TABLE_FILE, run_sweep, write_sweep
+from imagelab.sweeps.run import run_sweep, write_sweep
 from imagelab.sweeps.sheet import sweep_sheet
 from imagelab.sweeps.table import picture_changes, sweep_table
 from imagelab.sweeps.variants import lora_request, sweep_request
 
 __all__ = [
-    "SHEET_FILE",
-    "TABLE_FILE",
     "Cost",
     "estimate_cost",
     "lora_request",

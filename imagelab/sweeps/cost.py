@@ -11,7 +11,7 @@ from imagelab.batch import BatchImageGenerator
 from imagelab.config import project_root
 from imagelab.errors import ImageLabError
 from imagelab.results import Record
-from imagelab.runs import RunPlan, read_run
+from imagelab.runs import RunPlan, pending_jobs, read_run
 
 _RUNS = 30  # the newest ones that are looked into
 
@@ -32,16 +32,23 @@ class Cost(Record):
 
 
 def estimate_cost(
-    batches: BatchImageGenerator, plan: RunPlan, output_dir: str | os.PathLike[str] | None = None
+    batches: BatchImageGenerator,
+    plan: RunPlan,
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    retry_failed: bool = False,
+    verify: bool = False,
 ) -> Cost:
-    """Estimate what is left of a run; time is taken to grow with steps × pixels.
+    """Estimate what is left of a run in `output_dir`, as `pending_jobs` counts it, or of a new one.
+
+    Time is taken to grow with steps × pixels.
 
     From pictures of the same profile on the same device in `output_dir` and reports/runs; where there are none, the
-    run's first picture is drawn to measure it, and not kept. Raises what drawing raises.
+    run's first picture is drawn to measure it, and not kept. Raises what `pending_jobs` and drawing raise.
     """
     folder = None if output_dir is None else Path(output_dir)
-    drawn = _drawn(folder, plan)
-    pending = [job for job in plan.jobs if job.id not in drawn]
+    given = {"retry_failed": retry_failed, "verify": verify}
+    pending = plan.jobs if folder is None else pending_jobs(folder, plan, **given)
     work = sum(_work(plan, job.variant) for job in pending)
     if not pending:
         return Cost(pictures=len(plan.jobs), pending=0, seconds=0.0, basis="nothing: all are drawn")
@@ -60,14 +67,6 @@ def _measured(batches: BatchImageGenerator, plan: RunPlan) -> float:
     clock = perf_counter()
     batches.generator.generate(plan.request.picture_of(job))
     return (perf_counter() - clock) / _work(plan, job.variant)
-
-
-def _drawn(folder: Path | None, plan: RunPlan) -> set[str]:
-    if folder is None or not (folder / "plan.json").is_file():
-        return set()
-    there, told = read_run(folder)
-    ids = {job.index: job.id for job in there.jobs}
-    return {ids[index] for index in told} & {job.id for job in plan.jobs}
 
 
 def _runs(folder: Path | None) -> Iterator[Path]:

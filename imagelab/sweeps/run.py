@@ -4,14 +4,12 @@ import os
 from pathlib import Path
 
 from imagelab.batch import BatchImageGenerator
-from imagelab.errors import RunFolderError
+from imagelab.errors import RunStoppedError
 from imagelab.results import BatchResult
-from imagelab.runs import BatchRequest, read_run
+from imagelab.runs import SHEET_FILE, TABLE_FILE, BatchRequest, read_run
 from imagelab.sweeps.sheet import sweep_sheet
 from imagelab.sweeps.table import sweep_table
 from imagelab.whole_file import whole_file
-
-SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"
 
 
 def run_sweep(
@@ -20,6 +18,7 @@ def run_sweep(
     output_dir: str | os.PathLike[str] | None = None,
     *,
     retry_failed: bool = False,
+    verify: bool = False,
     progress: bool = True,
     workers: int = 1,
     ray: str | None = None,
@@ -29,7 +28,9 @@ def run_sweep(
     `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already aren't drawn again. Workers are
     those of `BatchImageGenerator.run`. Raises what `generate_batch` raises.
     """
-    result = batches.run(request, output_dir, retry_failed=retry_failed, progress=progress, workers=workers, ray=ray)
+    result = batches.run(
+        request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress, workers=workers, ray=ray
+    )
     assert result.output_dir is not None  # noqa: S101  a run has a folder
     write_sweep(result.output_dir)
     return result
@@ -38,7 +39,8 @@ def run_sweep(
 def write_sweep(folder: str | os.PathLike[str], *, title: str | None = None) -> tuple[Path, Path]:
     """Write sheet.png and pictures.parquet of a run into its folder and return their paths.
 
-    Of a run that goes on, too. Raises RunFolderError, or ImageFileError for a picture that can't be read.
+    Of a run that goes on, too. Raises RunFolderError, RunStoppedError where they can't be written, or ImageFileError
+    for a picture that can't be read.
     """
     plan, _ = read_run(folder)
     table = sweep_table(folder)
@@ -55,5 +57,5 @@ def write_sweep(folder: str | os.PathLike[str], *, title: str | None = None) -> 
             figure.savefig(stream, format="png", dpi=150)
     except OSError as error:
         reason = f"can't be written to: {error.strerror or error}"
-        raise RunFolderError(Path(folder), reason, "Make it writable; the pictures are all there") from error
+        raise RunStoppedError(Path(folder), reason, "Make it writable; the pictures are all there") from error
     return sheet, parquet

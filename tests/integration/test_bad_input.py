@@ -17,6 +17,7 @@ from imagelab import (
     UnknownNameError,
     load_configs,
 )
+from imagelab.cli import main
 from imagelab.config import Source
 from imagelab.models import resolve_source
 
@@ -69,6 +70,15 @@ BAD_ARGUMENTS = {
     "height 128.0": (InvalidValueError, {"height": 128.0}, ("height", "128.0")),
     "seed x": (InvalidValueError, {"seed": "x"}, ("seed", "'x'", "whole number")),
     "seed 1.5": (InvalidValueError, {"seed": 1.5}, ("seed", "1.5")),
+    **{
+        f"{name} {value!r}": (InvalidValueError, {name: value}, (name, repr(value)))
+        for name in ("width", "height")
+        for value in (65, 7, 10**6, "128", float("nan"), True)
+    },
+    **{
+        f"seed {value!r}": (InvalidValueError, {"seed": value}, ("seed", repr(value), "whole number"))
+        for value in (2**64, "42", float("nan"), float("inf"), [1], b"1")
+    },
     "seed -1": (InvalidValueError, {"seed": -1}, ("seed", "-1")),
     "seed 2**63": (InvalidValueError, {"seed": 2**63}, ("seed", str(2**63))),
     "seed True": (InvalidValueError, {"seed": True}, ("seed", "True")),
@@ -176,6 +186,12 @@ def test_a_bad_argument_is_refused_by_value_before_anything_is_loaded_or_written
 BAD_NUMBERS = {
     "steps 0": ({"steps": 0}, ("steps", "0", "between 1 and 150")),
     "steps -1": ({"steps": -1}, ("steps", "-1")),
+    "steps 1e9": ({"steps": 10**9}, ("steps", "1000000000", "between 1 and 150")),
+    "steps 1e9 as a float": ({"steps": 1e9}, ("steps", "1000000000.0")),
+    "steps True": ({"steps": True}, ("steps", "True")),
+    "guidance 1e9": ({"guidance_scale": 1e9}, ("guidance_scale", "1000000000.0", "between 0 and 30")),
+    "guidance as text": ({"guidance_scale": "4"}, ("guidance_scale", "'4'")),
+    "guidance True": ({"guidance_scale": True}, ("guidance_scale", "True")),
     "steps 2.5": ({"steps": 2.5}, ("steps", "2.5")),
     "steps as text": ({"steps": "30"}, ("steps", "'30'")),
     "guidance NaN": ({"guidance_scale": float("nan")}, ("guidance_scale", "nan")),
@@ -192,6 +208,44 @@ def test_a_bad_number_in_a_request_is_refused(configs, case):
             generator.generate(GenerationRequest(character="luca", **change))
         assert not generator.is_loaded
     check(refusal, InvalidValueError, words)
+
+
+@pytest.mark.parametrize("seeds", [(), range(65), range(10**12), 7, None, "123", [1, -1], [1, 2.5], [True], [2**63]])
+def test_seeds_that_cannot_be_drawn_together_are_refused(configs, seeds):
+    """Matrix F8: none, too many, and what are no seeds."""
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        with pytest.raises(InvalidValueError, match="seeds"):
+            generator.generate_together(GenerationRequest(character="luca"), seeds)
+        assert not generator.is_loaded
+
+
+BAD_OPTIONS = {
+    "--num-images": ("0", "-1", "10001"),
+    "--seed": ("-1", str(2**63), str(2**64)),
+    "--steps": ("0", "-1", "1000000000"),
+    "--guidance-scale": ("nan", "-1", "inf"),
+    "--width": ("0", "7", "65", "1000000"),
+    "--height": ("0", "7", "65", "1000000"),
+    "--threshold": ("nan", "inf"),
+    "--batch-size": ("0", "65"),
+    "--workers": ("0", "-1"),
+}
+
+
+@pytest.mark.parametrize("option", BAD_OPTIONS)
+def test_a_bad_number_in_the_command_ends_it_with_2_and_leaves_nothing(option, tmp_path, monkeypatch, capsys):
+    """Matrix F8: each by the name that Python gives it."""
+    for value in BAD_OPTIONS[option]:
+        command = ["batch", "--character", "luca", "--scene", "on the beach", "--profile", "puppet", "--device", "cpu"]
+        monkeypatch.setattr("sys.argv", ["imagelab", *command, "--output-dir", str(tmp_path / "run"), option, value])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr().err
+        assert end.value.code == 2, said
+        assert option.removeprefix("--").replace("-", "_") in said
+        assert value.removesuffix(".0") in said
+        assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

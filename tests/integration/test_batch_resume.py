@@ -11,15 +11,19 @@ from resource import RLIMIT_FSIZE, setrlimit
 
 import numpy as np
 import pytest
+import torch
+import typer
 from forks import fork, wait_for
 from PIL import Image
 
 from imagelab.batch import BatchImageGenerator, draw_job
 from imagelab.character import CharacterGenerator
 from imagelab.cli import main
+from imagelab.commands.draw import _resumable
 from imagelab.errors import InvalidValueError
+from imagelab.imagefiles import read_record
 from imagelab.references import CharacterReferenceManager
-from imagelab.runs import RunFolder, read_batch
+from imagelab.runs import RunFolder, read_batch, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 SCENE = "standing in the town, happy expression"
@@ -204,6 +208,24 @@ def test_until_enough_are_accepted_the_pictures_are_those_of_a_longer_batch(gene
     assert until.items == four.items[:2]
 
 
+def test_a_plan_and_its_pictures_records_describe_the_machine_in_the_same_words(generator, manager, tmp_path):
+    """A12: whatever chooses the last bit, the precision of products, say, is part of the plan."""
+    given = SMALL | {"num_images": 1, "enable_consistency_check": False}
+    result = draw(generator, manager, tmp_path / "run", given)
+    plan, _ = read_run(tmp_path / "run")
+    record = read_record(tmp_path / "run" / result.items[0].path)
+    assert plan.environment.items() >= record.environment.to_dict().items()
+    assert (plan.environment["device"], plan.environment["dtype"]) == (record.device, record.dtype)
+    assert plan.environment["versions"].items() >= record.versions.items()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(InvalidValueError, match=r"environment\.precision was 'highest', is 'medium'"):
+            draw(generator, manager, tmp_path / "run", given)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 COMMAND = [
     "batch", "--character", "luca", "--scene", SCENE, "--num-images", "3", "--seed", "7", "--preset", "draft",
     "--width", "64", "--height", "64", "--steps", "2", "--lora", "beach=0.5", "--no-consistency-check",
@@ -233,11 +255,17 @@ def test_the_same_command_goes_on_after_sigterm_and_draws_what_one_process_draws
     end = time.monotonic() + 240
     while time.monotonic() < end and not ((folder / "ledger.jsonl").exists() and read_batch(folder).items):
         time.sleep(0.005)
+    clock = time.monotonic()
     os.kill(running, signal.SIGTERM)
     assert wait_for(running) == 3
-    assert "the same command, with the same --output-dir, goes on" in capfd.readouterr().err
-    assert wait_for(imagelab(*command, "--scene", "at night")) == 2
-    assert "scene_description was" in capfd.readouterr().err
+    assert time.monotonic() - clock < 10, "schedulers kill what hasn't ended soon after SIGTERM"
+    assert f"{folder} has what was drawn" in capfd.readouterr().err
+    left = 3 - len(read_batch(folder).items)
+    for only in ([], ["--dry-run"]):
+        assert wait_for(imagelab(*command, "--scene", "at night", *only)) == 2
+        assert "scene_description was" in capfd.readouterr().err
+    assert wait_for(imagelab(*command, "--dry-run")) == 0
+    assert f"left       {left} of 3" in capfd.readouterr().out
     assert wait_for(imagelab(*command)) == 0
     assert "3 pictures: 3 accepted" in capfd.readouterr().out
     given = {"num_images": 3, "seed": 7, "additional_loras": [{"name": "beach", "weight": 0.5}]}
@@ -258,3 +286,28 @@ def test_a_full_disk_ends_the_command_with_3_and_a_dry_run_draws_nothing(generat
     assert wait_for(imagelab(*COMMAND, "--output-dir", tmp_path / "dry", "--dry-run")) == 0
     assert "3, seeds 7 to 9" in capfd.readouterr().out
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_damaged_ledger_is_bad_input_as_the_same_command_would_never_go_on(generator, tmp_path, capfd):
+    generator.load()
+    command = [*COMMAND, "--num-images", 1, "--output-dir", tmp_path / "run"]
+    assert wait_for(imagelab(*command)) == 0
+    with (tmp_path / "run" / "ledger.jsonl").open("a") as ledger:
+        ledger.write("no record\n")
+    assert wait_for(imagelab(*command)) == 2
+    assert "line 2 is damaged" in capfd.readouterr().err
+
+
+def test_a_batch_of_which_too_few_are_accepted_ends_with_1_and_says_how_many(generator, tmp_path, capfd):
+    generator.load()
+    asked = ["--consistency-check", "--threshold", 0.999, "--until-accepted", 2, "--max-images", 2, "--steps", 1]
+    for _ in range(2):  # going on with it draws nothing
+        assert wait_for(imagelab(*COMMAND, *asked, "--output-dir", tmp_path / "run")) == 1
+        assert "0 of 2 wanted were accepted" in capfd.readouterr().out
+
+
+def test_a_run_that_is_stopped_before_it_has_begun_says_that_nothing_was_drawn(tmp_path, capsys):
+    with pytest.raises(typer.Exit) as end, _resumable(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert end.value.exit_code == 3
+    assert capsys.readouterr().err == "stopped; nothing was drawn\n"

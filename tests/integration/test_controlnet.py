@@ -402,7 +402,9 @@ def test_a_batch_keeps_its_control_maps_once(drawer, maps, tmp_path):
             controls=[{"type": "canny", "image": maps[0]}],
         )  # fmt: skip
     assert result.total_generated == 2
-    assert [path.name for path in (tmp_path / "batch").glob("*.png")] == ["control-0-canny.png"]
+    record = read_record(tmp_path / "batch" / result.items[0].path)
+    name = f"control-0-canny-{record.controls[0].map_sha256[:8]}.png"
+    assert [path.name for path in (tmp_path / "batch").glob("*.png")] == [name]
 
 
 def test_a_batch_whose_control_shows_nothing_is_refused_before_a_model_is_loaded_or_a_folder_made(configs, tmp_path):

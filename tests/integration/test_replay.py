@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 import imagelab
 from imagelab import GenerationRequest, ImageFileError, InvalidValueError, UnknownNameError, cli
+from imagelab.batch import BatchImageGenerator, batch_request
+from imagelab.config.sweeps import SweepConfig
 from imagelab.imagefiles import control_map_path, open_image, read_picture_chunk, save_picture, save_png
 from imagelab.redraw import Change, compare_records, replay
 from imagelab.results import ControlUse, LoraUse
+from imagelab.sweeps import sweep_request
 
 STEPS = 4
 LUCA = Path(__file__).parents[2] / "imagelab/puppets/weights/references/luca/luca_1.png"
@@ -48,17 +51,67 @@ def test_a_picture_with_loras_comes_back_pixel_for_pixel(generator, with_loras, 
     assert outcome.identical
     assert (outcome.difference, outcome.inputs_changed, outcome.environment_changed) == (None, (), ())
     assert outcome.generation.image.tobytes() == with_loras.image.tobytes()
-    assert outcome.to_text() == "identical: the same picture, pixel for pixel"
+    compressed = ", before it was compressed" if name.endswith(".jpg") else ""
+    assert outcome.to_text() == f"identical: the same picture, pixel for pixel{compressed}"
 
 
-@pytest.mark.parametrize("place", ["luca.png", "accepted/luca.png"])
-def test_a_picture_with_a_control_comes_back_from_the_map_beside_it(generator, with_control, tmp_path, place):
-    path = save(with_control, tmp_path / place)
-    if place.startswith("accepted"):  # as a batch has it: once for all, a folder higher
-        control_map_path(path, 0, "canny").rename(tmp_path / "control-0-canny.png")
+def edit(image):
+    ImageDraw.Draw(image).rectangle((0, 0, 80, 80), fill="black")
+    return image
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(edit, "pixels"), (lambda image: image.crop((0, 0, 64, 64)), "another size"), (lambda image: image, "pixels")],
+    ids=["painted on", "cropped", "compressed once more"],
+)
+def test_a_jpeg_that_was_changed_afterwards_is_not_the_same_picture(generator, with_loras, tmp_path, change, said):
+    path = save(with_loras, tmp_path / "luca.jpg")
+    with Image.open(path) as opened:
+        exif = opened.info["exif"]
+        change(opened.copy()).save(path, exif=exif, quality=60)
     outcome = replay(path, generator)
+    assert not outcome.identical
+    assert [change.name for change in outcome.inputs_changed] == ["pixels of the file"]
+    assert said in outcome.to_text().splitlines()[0]
+
+
+def test_a_jpeg_that_comes_out_otherwise_is_different_even_where_compression_hides_that(
+    generator, with_loras, tmp_path
+):
+    other = with_loras.image.copy()
+    other.putpixel((5, 5), tuple(255 - value for value in other.getpixel((5, 5))))
+    path = save_picture(other, tmp_path / "luca.jpg", with_loras.record)
+    outcome = replay(path, generator)
+    assert not outcome.identical
+    assert 0 < outcome.difference.pixels < 500
+    assert outcome.inputs_changed == ()  # the file may well be as it was written
+
+
+def test_a_picture_with_a_control_comes_back_from_the_map_beside_it(generator, with_control, tmp_path):
+    outcome = replay(save(with_control, tmp_path / "luca.png"), generator)
     assert outcome.identical
     assert (outcome.inputs_changed, outcome.environment_changed) == ((), ())
+
+
+@pytest.mark.parametrize("kind", ["batch", "sweep"])
+def test_a_runs_picture_with_a_control_comes_back_from_the_map_in_its_folder(generator, tmp_path, kind):
+    base = {"character": "luca", "scene": "at night", "steps": 1, "size": [64, 64]}
+    control = {"type": "canny", "image": str(LUCA)}
+    with BatchImageGenerator(generator) as batches:
+        if kind == "sweep":
+            axes = {"controls": {"canny": [0.5, 1.0]}}
+            file = {"base": {**base, "controls": [control]}, "axes": axes, "compare_faces": False}
+            request = sweep_request(SweepConfig.model_validate(file))
+        else:
+            asked = GenerationRequest(
+                character="luca", seed=1, steps=1, width=64, height=64, controls=(ControlUse(type="canny", image=LUCA),)
+            )
+            request = batch_request(asked, 1, enable_consistency_check=False)
+        result = batches.run(request, tmp_path / "run", progress=False)
+    for item in result.items:
+        assert replay(tmp_path / "run" / item.path, generator).identical
+    assert len(list((tmp_path / "run").glob("*.png"))) == 1
 
 
 def test_what_the_map_was_made_of_does_as_well(generator, with_control, tmp_path):

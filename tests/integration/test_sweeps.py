@@ -48,6 +48,10 @@ def test_each_setting_is_drawn_from_each_seed_and_the_table_tells_how(drawn):
     assert told == [[0, 3, 0], [0, 1, 1], [1, 3, 2], [1, 1, 3]]
     assert (table["status"] == "accepted").all()
     assert (table["sharpness"] > 0).all()
+    named = read_record(drawn / table["file"][0])
+    for row in table.itertuples():
+        said = (row.scheduler, row.sampler, row.schedule_type)
+        assert said == (named.scheduler, named.sampler, named.schedule_type)
     assert (table["seconds"] > 0).all()
     for row in table.itertuples():
         record = read_record(drawn / row.file)
@@ -149,6 +153,18 @@ def test_the_command_draws_and_goes_on_and_a_dry_run_keeps_nothing(monkeypatch, 
     code, said = imagelab("sweep", file, "--output-dir", folder, "--profile", "puppet", "--device", "cpu", "--dry-run")
     assert code == 0
     assert "pictures   2, 0 still to be drawn" in said.out
+
+    (folder / read_batch(folder).items[0].path).unlink()
+    code, said = imagelab("sweep", file, "--output-dir", folder, "--profile", "puppet", "--device", "cpu", "--dry-run")
+    assert "pictures   2, 1 still to be drawn" in said.out
+    assert (folder / "ledger.jsonl").read_bytes() == before
+
+    file.write_text(json.dumps({**one, "axes": {"seeds": [0, 1, 2]}}))
+    for only in ([], ["--dry-run"]):
+        given = ["--output-dir", folder, "--profile", "puppet", "--device", "cpu", *only]
+        code, said = imagelab("sweep", file, *given)
+        assert (code, said.out) == (2, "")
+        assert "num_images was 2, is 3" in said.err
 
     file.write_text(json.dumps({**one, "axes": {"stepps": [2]}}))
     code, said = imagelab("sweep", file, "--output-dir", tmp_path / "none", "--profile", "puppet")

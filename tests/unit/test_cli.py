@@ -44,6 +44,12 @@ def imagelab(monkeypatch, capsys):
         (["control", "map", "canni", "no.png", "-o", "x.png"], "unknown control type 'canni'; did you mean 'canny'?"),
         (["control", "map", "canny", "no.png", "-o", "x.png"], "no.png: doesn't exist"),
         (["control", "map", "canny", "no.png", "-o", "x.jpg"], "--output must be a path that ends in .png"),
+        (
+            ["batch", "--character", "luca", "--scene", "x", "--output-dir", ""],
+            "--output-dir': must be",
+        ),
+        (["sweep", "some.yaml", "--output-dir", ""], "--output-dir': must be"),
+        (["bench", "--output-dir", ""], "--output-dir': must be"),
         (["doctor", "--profile", "pupet"], "unknown profile 'pupet'; did you mean 'puppet'?"),
     ],
 )

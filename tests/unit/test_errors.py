@@ -22,6 +22,7 @@ from imagelab.errors import (
     ProfileError,
     ReferenceStoreError,
     RunFolderError,
+    RunStoppedError,
     UnknownNameError,
     nearest_name,
     shorten,
@@ -47,6 +48,7 @@ EXAMPLES = {
         "luca.npz: made by another face pack. Build it again"
     ),
     RunFolderError(Path("out"), "can't be written to", "Free some space"): "out: can't be written to. Free some space",
+    RunStoppedError(Path("out"), "is full", "Free some space"): "out: is full. Free some space",
     GenerationError("the latents hold NaN", "Use float32"): "generation failed: the latents hold NaN. Use float32",
     OutOfMemoryError("out of GPU memory", "Draw a smaller picture"): (
         "generation failed: out of GPU memory. Draw a smaller picture"

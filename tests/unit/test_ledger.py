@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -49,8 +50,31 @@ def test_a_ledger_cut_at_any_byte_is_a_prefix_and_goes_on(tmp_path, record_prope
         expected = records[: sum(end <= size for end in ends)]
         assert read_ledger(path) == expected
         write(path, [{"n": "next"}])
+        torn = whole[max((end for end in ends if end <= size), default=0) : size]
+        assert [kept.read_bytes() for kept in tmp_path.glob("set_aside/*-ledger.jsonl")] == [torn] * bool(torn)
+        shutil.rmtree(tmp_path / "set_aside", ignore_errors=True)
         assert read_ledger(path) == [*expected, {"n": "next"}]
     record_property("counted", f"0 of {len(whole) + 1} cuts lost a whole line or broke the file")
+
+
+@pytest.mark.parametrize("harm", ["all but one", "the last one", "a blank line", "Windows' ends of lines"])
+def test_whole_lines_that_are_damaged_are_an_error_and_stay_where_they_are(tmp_path, harm):
+    """No crash leaves a line with its end that is damaged: whoever did can have it undone."""
+    path = tmp_path / "ledger.jsonl"
+    write(path, [{"n": 1}, {"n": 2}, {"n": 3}])
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    texts = {
+        "all but one": (2, first + second.replace(b"n", b"m") + third.replace(b"n", b"m")),
+        "the last one": (3, first + second + third.replace(b"n", b"m")),
+        "a blank line": (4, first + second + third + b"\n"),
+        "Windows' ends of lines": (1, b"".join((first, second, third)).replace(b"\n", b"\r\n")),
+    }
+    line, text = texts[harm]
+    path.write_bytes(text)
+    for opened in (Ledger, read_ledger):
+        with pytest.raises(RunFolderError, match=rf"ledger\.jsonl: line {line} is damaged"):
+            opened(path)
+    assert path.read_bytes() == text
 
 
 def test_a_flipped_bit_before_the_last_line_is_an_error_that_names_the_line(tmp_path, record_property):

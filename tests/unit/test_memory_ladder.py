@@ -1,12 +1,17 @@
 """Out of memory: the same picture in a slower way, recorded, or one clear error; never a silent change."""
 
 import dataclasses
+import os
 import warnings
 from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from resource import RLIMIT_AS, setrlimit
 
 import numpy as np
 import pytest
 import torch
+from forks import fork, wait_for
 
 from imagelab import CharacterGenerator, GenerationError, GenerationRequest
 from imagelab.errors import DegradedWarning, OutOfMemoryError
@@ -14,6 +19,18 @@ from imagelab.lora.layers import LoraLayer
 from imagelab.memory_ladder import next_rung
 
 REQUEST = GenerationRequest(character="luca", scene_description="on the beach", quality_preset="draft", steps=3, seed=7)
+
+
+SPELLINGS = {
+    "out of GPU memory": (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ),
+    "out of memory": (MemoryError(), RuntimeError("could not create a primitive")),
+}
 
 
 @contextmanager
@@ -65,6 +82,67 @@ def test_a_decoder_that_does_not_fit_decodes_in_tiles_from_then_on_and_says_so(f
     assert first.record.degraded == second.record.degraded == ("out of GPU memory: the VAE decodes in tiles",)
     assert first.record.vae_tile_px == fresh.profile.memory.vae_tile_px
     assert first.image.tobytes() == second.image.tobytes()
+
+
+def test_memory_that_runs_out_in_any_spelling_at_any_call_costs_no_picture(fresh, generator):
+    """Matrix F7: once, at one call of the UNet or another; PyTorch says it in several ways. The real one is below."""
+    small = dataclasses.replace(REQUEST, width=64, height=64, steps=2)  # no larger than a tile: the same to the bit
+    whole = generator.generate(small).image.tobytes()
+    cases = [(said, error) for said, errors in SPELLINGS.items() for error in errors]
+    for (said, error), number in zip(cases, cycle(range(1, small.steps + 1)), strict=False):
+        calls = iter(range(1, 1000))
+
+        def run_out_once(*_, error=error, number=number, calls=calls):
+            if next(calls) == number:
+                raise error
+
+        with fresh.pipeline.unet.register_forward_pre_hook(run_out_once), degraded("tiles"):
+            drawn = fresh.generate(small)
+        assert drawn.record.degraded == (f"{said}: the VAE decodes in tiles",)
+        assert drawn.image.tobytes() == whole
+        fresh._models.use(fresh.profile.memory, ())
+
+
+def test_any_other_error_of_a_library_stays_what_it_is(fresh):
+    def fail(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with fresh.pipeline.unet.register_forward_pre_hook(fail), pytest.raises(RuntimeError, match="device-side assert"):
+        fresh.generate(REQUEST)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_machine_that_is_out_of_memory_draws_in_parts_or_says_so(fresh, generator):
+    """Matrix F7, for real: a process that may not have more than so many bytes, and PyTorch's own refusal."""
+    many = range(8)
+    fresh.generate_together(REQUEST, many[:2])  # what is made once is made
+    alone = generator.generate(REQUEST).image
+
+    def within(mebibytes, work):
+        def limited():
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            setrlimit(RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + mebibytes * 2**20,) * 2)
+            work()
+
+        assert wait_for(fork(limited)) == 0
+
+    def in_parts():
+        with degraded("not 8 pictures at once"):
+            drawn = fresh.generate_together(REQUEST, many)
+        assert [made.record.seed for made in drawn] == list(many)
+        assert max(made.record.batch_size for made in drawn) < 8
+        assert all(made.record.degraded[-1] == "out of memory: not 8 pictures at once" for made in drawn)
+        difference = np.asarray(drawn[REQUEST.seed].image, np.int16) - np.asarray(alone, np.int16)
+        assert np.abs(difference).max() <= 1
+
+    def not_at_all():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegradedWarning)
+            with pytest.raises(OutOfMemoryError, match=r"generation failed: out of memory\. Draw a smaller picture"):
+                fresh.generate(dataclasses.replace(REQUEST, width=256, height=256))
+
+    within(40, in_parts)
+    within(2, not_at_all)
 
 
 def test_at_the_end_of_the_ladder_there_is_one_error_and_the_generator_goes_on(fresh, generator):

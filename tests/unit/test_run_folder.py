@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from io import BufferedWriter, FileIO
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +17,10 @@ from forks import fork, wait_for
 from handmade_runs import check, content, handmade_plan, paint, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs import RunFolder, read_batch, read_ledger
+from imagelab.runs import RunFolder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -41,20 +43,42 @@ def uninterrupted(tmp_path_factory):
 
 
 def at_call(number, do, monkeypatch):
-    """Let `do` happen in place of the n-th storage call; return a list whose length is how many there were."""
+    """Let `do` happen in place of the n-th storage call, or amid it; return a list whose length is how many there were.
+
+    Files are written through Python's own streams, which don't call `os`: of what is written to one, half is on the
+    disk when the call comes. Short writes, a number or a checksum, are as good as the end of those before.
+    """
     calls = []
+
+    def called(name):
+        calls.append(name)
+        if len(calls) == number:
+            do()
 
     def wrapped(name, original):
         def call(*given, **options):
-            calls.append(name)
-            if len(calls) == number:
-                do()
+            called(name)
             return original(*given, **options)
 
         return call
 
+    class Halving(BufferedWriter):
+        def write(self, data):
+            if len(data) < 64:
+                return super().write(data)
+            half = super().write(data[: len(data) // 2])
+            self.flush()
+            called("stream.write")
+            return half + super().write(data[half:])
+
+    open_path = Path.open
+
+    def opened(path, mode="r", *given, **options):
+        return Halving(FileIO(path, "x")) if mode == "xb" else open_path(path, mode, *given, **options)
+
     for name in STORAGE_CALLS:
         monkeypatch.setattr(os, name, wrapped(name, getattr(os, name)))
+    monkeypatch.setattr(Path, "open", wrapped("Path.open", opened))
     return calls
 
 
@@ -62,7 +86,9 @@ def count_calls(folder, plan):
     with pytest.MonkeyPatch.context() as patch:
         calls = at_call(0, None, patch)
         run(folder, plan)
-        return len(calls)
+    # Within the text and the pixels of each of four pictures, and within the plan, the list and the page.
+    assert calls.count("stream.write") >= 4 * 2 + 3
+    return len(calls)
 
 
 def test_a_crash_at_any_storage_call_loses_nothing(tmp_path, uninterrupted, record_property):
@@ -259,6 +285,24 @@ def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_pa
         assert (tmp_path / "canary").read_text() == "precious"
 
 
+def test_a_bit_that_flips_under_the_old_time_is_found_when_every_picture_is_read(tmp_path, uninterrupted):
+    """As a disk harms a file, or `touch -r` hides it: the size and the time of change are as they were."""
+    folder = tmp_path / "run"
+    path = folder / run(folder, handmade_plan()).items[0].path
+    data, found = path.read_bytes(), path.stat()
+    harmed = data[:200] + bytes([data[200] ^ 1]) + data[201:]
+    path.write_bytes(harmed)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    run(folder, handmade_plan())
+    assert path.read_bytes() == harmed, "pictures aren't read unless that is asked for: there may be ten thousand"
+    run(folder, handmade_plan(), verify=True)
+    (kept,) = (folder / "set_aside").iterdir()
+    assert kept.read_bytes() == harmed
+    kept.unlink()
+    assert content(folder) == uninterrupted
+    run(folder, handmade_plan(), verify=True, draw=None)  # all are as they were drawn, and none is drawn
+
+
 def test_a_folder_that_was_copied_goes_on_as_it_is(tmp_path, uninterrupted):
     """A copy's pictures have other times of change; they are read, and found to be the same."""
     run(tmp_path / "run", handmade_plan())
@@ -280,6 +324,77 @@ def test_failed_pictures_stay_failed_until_they_are_asked_for_again(tmp_path, un
     run(tmp_path / "run", handmade_plan(), draw=draw, retry_failed=True)
     assert len(drawn) == 1
     assert content(tmp_path / "run") == uninterrupted
+
+
+def test_a_picture_that_came_out_otherwise_when_it_was_drawn_again_is_not_drawn_a_third_time(tmp_path):
+    """Of a picture that is gone another one is drawn, with other last bits as in fast mode: that one counts now."""
+    folder, drawn = tmp_path / "run", []
+
+    def draw_otherwise(job):
+        drawn.append(job.index)
+        item, generation = paint(job)
+        pixels = np.asarray(generation.image).copy()
+        pixels[0, 0, 0] ^= 1
+        return item, replace(generation, image=Image.fromarray(pixels))
+
+    (folder / run(folder, handmade_plan()).items[0].path).unlink()
+    for _ in range(3):
+        check(folder, run(folder, handmade_plan(), draw=draw_otherwise))
+    assert drawn == [0]
+    assert not (folder / "set_aside").exists()
+    assert len(read_ledger(folder / "ledger.jsonl")) == 6
+
+
+def test_a_run_that_has_enough_draws_again_what_is_missing_of_it_and_nothing_else(tmp_path):
+    """A picture that was rejected before the third accepted one has a score, which counts as well."""
+    folder, plan = tmp_path / "run", handmade_plan(count=10, until=3)
+    before = run(folder, plan)
+    whole = content(folder)
+    counts = {"accepted": 3, "rejected": 1, "unscorable": 1, "failed": 1, "pending": 0}
+    assert before.counts == counts
+    rejected = next(item for item in before.items if item.status == "rejected")
+    (folder / rejected.path).unlink()
+    for result in (read_batch(folder), run(folder, plan, at_most=0)):
+        assert result.counts == counts | {"rejected": 0, "pending": 1}
+    check(folder, run(folder, plan))
+    assert content(folder) == whole
+
+
+def test_failed_pictures_of_a_run_that_has_enough_are_drawn_again_if_that_is_asked_for(tmp_path):
+    folder, plan = tmp_path / "run", handmade_plan(count=10, until=3)
+    before, drawn = run(folder, plan), []
+
+    def draw(job):
+        drawn.append(job.index)
+        return paint(job)
+
+    again = run(folder, plan, retry_failed=True, draw=draw)
+    assert drawn == [item.index for item in before.items if item.status == "failed"]
+    assert again.counts == before.counts == read_batch(folder).counts
+
+
+@pytest.mark.parametrize("state", ["none", "begun", "ended", "harmed", "failed"])
+def test_what_is_left_is_known_without_writing_anything(tmp_path, state):
+    folder, plan, options = tmp_path / "run", handmade_plan(), {"retry_failed": state == "failed"}
+    if state != "none":
+        items = run(folder, plan, at_most=2 if state == "begun" else None).items
+    if state == "harmed":
+        (folder / items[0].path).write_bytes(b"not that picture")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    left = pending_jobs(folder, plan, **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(left) == {"none": 5, "begun": 3, "ended": 0, "harmed": 1, "failed": 1}[state]
+    with RunFolder(folder, plan, **options) as opened:
+        assert opened.pending_jobs() == left
+
+
+def test_what_is_left_of_another_run_or_a_folder_of_somebody_else_is_refused(tmp_path):
+    run(tmp_path / "run", handmade_plan())
+    with pytest.raises(InvalidValueError, match="num_images was 5, is 6"):
+        pending_jobs(tmp_path / "run", handmade_plan(count=6))
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(InvalidValueError, match=r"there is index\.html"):
+        pending_jobs(tmp_path, handmade_plan())
 
 
 @given(until=st.integers(1, 8), count=st.integers(8, 30), stop=st.integers(0, 30))
@@ -325,6 +440,28 @@ def test_what_is_no_folder_is_refused(tmp_path, place):
     with pytest.raises(InvalidValueError, match="output_dir"):
         run(places.get(place, Path(place)), handmade_plan())
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "metadata.json", "sheet.png", "pictures.parquet", "control-0-pose.png", "accepted/a.png"]
+)
+def test_a_folder_with_files_that_a_run_would_write_over_is_refused(tmp_path, name):
+    own = tmp_path / "site" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    for refuse in (lambda: free_folder(tmp_path / "site", "luca"), lambda: run(tmp_path / "site", handmade_plan())):
+        with pytest.raises(InvalidValueError, match=f"there is {name.partition('/')[0]}"):
+            refuse()
+    assert [path for path in (tmp_path / "site").rglob("*") if path.is_file() and path.name != ".lock"] == [own]
+    assert own.read_text() == "mine"
+
+
+def test_other_files_in_a_folder_stay_beside_the_run(tmp_path, uninterrupted):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run(tmp_path / "run", handmade_plan())
+    assert content(tmp_path / "run") == uninterrupted
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["accepted", "rejected"])
@@ -432,6 +569,39 @@ def test_of_processes_that_start_at_once_one_draws_and_the_others_are_refused(tm
     )
 
 
+def take_turns(folder, gate, answers):
+    refused, pending = 0, True
+    gate.wait()
+    while pending:
+        try:
+            pending = run(folder, handmade_plan(count=500), at_most=25).pending
+        except InvalidValueError as error:
+            if "a free folder" not in str(error):
+                raise
+            refused += 1
+            time.sleep(0.005)
+    answers.put(refused)
+
+
+def test_processes_that_fight_for_a_folder_all_the_time_do_each_job_once(tmp_path, record_property):
+    """C3: eight processes, each of which draws 25 pictures whenever the folder is free."""
+    context, folder = get_context("fork"), tmp_path / "run"
+    gate, answers = context.Barrier(8), context.Queue()
+    racers = [context.Process(target=take_turns, args=(folder, gate, answers)) for _ in range(8)]
+    for racer in racers:
+        racer.start()
+    refused = sum(answers.get(timeout=120) for _ in racers)
+    for racer in racers:
+        racer.join()
+    ledger = read_ledger(folder / "ledger.jsonl")
+    assert len({record["job"] for record in ledger}) == len(ledger) == 500
+    check(folder, read_batch(folder))
+    run(tmp_path / "alone", handmade_plan(count=500))
+    assert content(folder) == content(tmp_path / "alone")
+    assert refused > 0
+    record_property("counted", f"0 of 500 jobs were lost or doubled by 8 processes, which were refused {refused} times")
+
+
 def test_a_run_is_read_whole_while_it_is_drawn(tmp_path):
     """C4."""
     plan, lengths = handmade_plan(count=20), []
@@ -467,7 +637,7 @@ def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypa
                 item = replace(item, path=item.path.with_name(job.file_name))
                 (tmp_path / "run" / item.path).write_bytes(b"a picture")
             opened._append(job, item, 0.1)
-            opened.items[job.index] = item
+            opened._progress.add(item, 0.1)
     clock = time.process_time()  # of this process alone: others share the machine
     with RunFolder(tmp_path / "run", plan) as opened:
         settled = time.process_time() - clock

@@ -99,3 +99,24 @@ def test_a_plan_says_what_would_be_drawn():
     )
     for said in ("20, until 5 are accepted, seeds 7 to 26", "luca on the beach", "blurry", "luca 0.8", "0.500"):
         assert said in text
+
+
+def test_one_picture_is_no_pictures(tmp_path):
+    result = run(tmp_path / "run", handmade_plan(count=1))
+    assert batch_text(result).startswith("1 picture: ")
+    assert "<p>1 picture: " in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_a_run_until_enough_are_accepted_says_when_they_were_not(tmp_path):
+    said = "2 of 9 wanted were accepted"
+    result = run(tmp_path / "few", handmade_plan(count=5, until=9))
+    assert result.fell_short
+    assert said in batch_text(result).splitlines()
+    assert f"<p>{said}</p>" in (tmp_path / "few" / "index.html").read_text()
+    for other in (
+        run(tmp_path / "stopped", handmade_plan(count=5, until=9), at_most=3),
+        run(tmp_path / "enough", handmade_plan(count=5, until=2)),
+        run(tmp_path / "all", handmade_plan(count=5)),
+    ):
+        assert not other.fell_short
+        assert "wanted" not in batch_text(other)

@@ -1,0 +1,159 @@
+"""How far a run has come: what its ledger says last of each job, held against the pictures that are there."""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.models import read_sha256
+from imagelab.results import BatchItem, BatchResult
+from imagelab.runs.ledger import read_ledger
+from imagelab.runs.plan import Job, RunPlan
+from imagelab.runs.summary import batch_result, count_accepted, read_metadata
+
+PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
+_READABLE = "Make it readable, or choose another folder"
+Told = tuple[Mapping[str, Any], Job, BatchItem]  # a line of the ledger, the job it is about, and what became of that
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """What has become of a run's jobs, and which of them are still to be done."""
+
+    plan: RunPlan
+    jobs: tuple[Job, ...]
+    items: dict[int, BatchItem] = field(default_factory=dict)  # by their index
+    seconds: dict[int, float] = field(default_factory=dict)  # likewise
+    again: set[int] = field(default_factory=set)  # indices of those that were done and have to be once more
+    harmed: list[Path] = field(default_factory=list)  # pictures, relative, that aren't the ones that were drawn
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether as many pictures are accepted as shall end the run, and none is missing of those before."""
+        return self._has_enough and not self.again
+
+    @property
+    def _has_enough(self) -> bool:
+        wanted = self.plan.request.until_accepted
+        return wanted is not None and count_accepted(self.items.values()) >= wanted
+
+    def pending_jobs(self) -> tuple[Job, ...]:
+        """Return the jobs that are still to be done, in their order."""
+        if self._has_enough:
+            return tuple(job for job in self.jobs if job.index in self.again)
+        return tuple(job for job in self.jobs if job.index not in self.items)
+
+    def add(self, item: BatchItem, seconds: float) -> None:
+        """Take over what has become of a job."""
+        self.items[item.index], self.seconds[item.index] = item, seconds
+        self.again.discard(item.index)
+
+    def result(self, folder: Path) -> BatchResult:
+        """Return the batch as far as it has come."""
+        seconds = sum(self.seconds.values())
+        return batch_result(self.plan, self.items.values(), folder, seconds, again=len(self.again))
+
+
+def read_progress(
+    folder: Path,
+    plan: RunPlan,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    retry_failed: bool = False,
+    verify: bool = False,
+) -> Progress:
+    """Return how far a run has come by its ledger's records; with `retry_failed` the failed jobs are pending, too.
+
+    With `verify` every picture is read, else those that were touched. Nothing is written. Raises RunFolderError for a
+    record that tells of no job.
+    """
+    progress = Progress(plan=plan, jobs=plan.jobs)
+    for record, job, item in _told(records, progress.jobs, folder):
+        is_intact = item.path is None or _is_intact(folder / item.path, record, item.sha256, verify=verify)
+        if is_intact and not (item.status == "failed" and retry_failed):
+            progress.add(item, record["seconds"])
+            continue
+        progress.again.add(job.index)
+        if item.path is not None:
+            progress.harmed.append(item.path)
+    return progress
+
+
+def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
+    """Return the result of a batch, also of one that was killed, or that another process is drawing.
+
+    Raises InvalidValueError when there is none; RunFolderError when its files are damaged.
+    """
+    path = Path(folder)
+    try:
+        if not (path / PLAN_FILE).is_file():
+            return read_metadata(path)  # a batch of a version that kept no plan
+        plan, told = read_run(path)
+        there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
+    except PermissionError as error:  # of a folder on the way, to whose owner the files in it are there
+        raise RunFolderError(Path(error.filename), f"can't be looked into: {error.strerror}", _READABLE) from error
+    seconds = sum(seconds for _, seconds in told.values())
+    return batch_result(plan, there, path, seconds, again=len(told) - len(there))
+
+
+def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[BatchItem, float]]]:
+    """Return a run's plan and, by the jobs' indices, what the ledger tells of them: what became of each, and seconds.
+
+    Raises RunFolderError when there is none, or its files are damaged.
+    """
+    path = Path(folder)
+    plan = read_plan(path)
+    records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
+    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, plan.jobs, path)}
+
+
+def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
+    """Return the plan of a run as it is stored, if `plan` would draw the same; raises InvalidValueError if not.
+
+    And RunFolderError for a plan that can't be read.
+    """
+    stored = read_plan(folder)
+    if changes := stored.changes(plan):
+        expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
+        raise InvalidValueError("output_dir", str(folder), expected)
+    return stored
+
+
+def read_plan(folder: Path) -> RunPlan:
+    """Return the plan of a run; raises RunFolderError where there is none that can be read."""
+    path = folder / PLAN_FILE
+    try:
+        return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
+    except OSError as error:
+        raise RunFolderError(path, f"can't be read: {error.strerror or error}", _READABLE) from error
+    except (ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
+        raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
+
+
+def _told(records: Iterable[Mapping[str, Any]], jobs: Iterable[Job], folder: Path) -> Iterable[Told]:
+    """Return what the ledger says last of each job: of one that was drawn again, its first picture is no more."""
+    by_id = {job.id: job for job in jobs}
+    last: dict[int, Told] = {}
+    for number, record in enumerate(records, start=1):
+        try:
+            job = by_id[record["job"]]
+            last[job.index] = record, job, BatchItem.from_dict(record["item"])
+        except (KeyError, InvalidValueError) as error:
+            reason = f"line {number} tells of no job of {PLAN_FILE}"
+            raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
+    return last.values()
+
+
+def _is_intact(path: Path, record: Mapping[str, Any], sha256: str | None, *, verify: bool) -> bool:
+    """Say whether a picture is the one that was recorded; it is read if it was touched since, or to `verify` it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != record["size_bytes"]:
+        return False
+    return (found.st_mtime_ns == record["mtime_ns"] and not verify) or read_sha256(path) == sha256

@@ -164,11 +164,10 @@ class LoraPatcher:
                     raise _spoilt(slot, self._parameter(slot), self._pristine[slot])
 
     def _sum(self, slot: Slot, parameter: Tensor, terms: Sequence[Term]) -> Tensor:
-        kept = self._pristine.get(slot)
-        if kept is None:
-            kept = parameter.detach()  # which saves the way back from the copy
-            self._pristine[slot] = _host_copy(kept)
-        pristine = kept.to(self.device, torch.float32, non_blocking=True)
+        base = self._pristine[slot] if slot in self._written else parameter.detach()  # pristine where it is, and near
+        if slot not in self._pristine:
+            self._pristine[slot] = _host_copy(base)
+        pristine = base.to(self.device, torch.float32, non_blocking=True)
         total = pristine
         for _, weight, layer in terms:
             total = total + layer.delta(pristine, weight)

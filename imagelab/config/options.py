@@ -37,6 +37,12 @@ _SIGMAS: dict[str, Any] = {
     "use_exponential_sigmas": bool,
     "use_karras_sigmas": bool,
 }
+_DISTILLED: dict[str, Any] = {
+    "clip_sample": bool,
+    "set_alpha_to_one": bool,
+    "original_inference_steps": Annotated[int, Field(ge=1, le=1000)],
+    "timestep_scaling": Annotated[float, Field(gt=0, le=100)],
+}
 
 _SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": _ALL | {"clip_sample": bool, "set_alpha_to_one": bool},
@@ -52,6 +58,8 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
     },
     "EulerAncestralDiscreteScheduler": _ALL,
     "EulerDiscreteScheduler": _ALL | _SIGMAS | {"interpolation_type": Literal["linear", "log_linear"]},
+    "LCMScheduler": _ALL | _DISTILLED,
+    "TCDScheduler": _ALL | _DISTILLED,
     "UniPCMultistepScheduler": _ALL | _SIGMAS | {"solver_order": _Order},
 }
 _PREPROCESSORS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,14 @@ from typing import Any, get_args
 from imagelab.config.base import Source
 from imagelab.config.encoders import EncoderKind
 from imagelab.config.faults import validate
-from imagelab.config.options import CANNY_THRESHOLDS, MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
+from imagelab.config.options import (
+    CANNY_THRESHOLDS,
+    MAP_TYPES,
+    MAX_STEPS,
+    PREPROCESSOR_PARAMS,
+    SCHEDULER_KWARGS,
+    SPACINGS,
+)
 from imagelab.config.yaml_file import Document
 from imagelab.errors import nearest_name, shorten
 
@@ -223,7 +230,8 @@ def _check_limits_of_presets(document: Document) -> None:
         limits = [(preset, "max_guidance_scale", "guidance_scale", "the preset")]
         if isinstance(scheduler, dict):
             limits.append((scheduler, "max_guidance_scale", "guidance_scale", f"scheduler {name}"))
-            limits.append((scheduler, "max_steps", "steps", f"scheduler {name}"))
+            most_steps = {"max_steps": MAX_STEPS.get(str(scheduler.get("class_name")))}
+            limits.append((most_steps, "max_steps", "steps", f"scheduler {name}"))
         for owner, limit, key, whose in limits:
             most, value = owner.get(limit), preset.get(key)
             if isinstance(most, int | float) and isinstance(value, int | float) and value > most:

@@ -37,10 +37,13 @@ _SIGMAS: dict[str, Any] = {
     "use_exponential_sigmas": bool,
     "use_karras_sigmas": bool,
 }
-_DISTILLED: dict[str, Any] = {
+# diffusers raises beyond: the steps that the distillation had
+MAX_STEPS = {"LCMScheduler": 50, "TCDScheduler": 50}
+
+# not rescale_betas_zero_snr, by which both divide by zero
+_DISTILLED: dict[str, Any] = {name: kind for name, kind in _ALL.items() if name != "rescale_betas_zero_snr"} | {
     "clip_sample": bool,
     "set_alpha_to_one": bool,
-    "original_inference_steps": Annotated[int, Field(ge=1, le=1000)],
     "timestep_scaling": Annotated[float, Field(gt=0, le=100)],
 }
 
@@ -58,8 +61,8 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
     },
     "EulerAncestralDiscreteScheduler": _ALL,
     "EulerDiscreteScheduler": _ALL | _SIGMAS | {"interpolation_type": Literal["linear", "log_linear"]},
-    "LCMScheduler": _ALL | _DISTILLED,
-    "TCDScheduler": _ALL | _DISTILLED,
+    "LCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
     "UniPCMultistepScheduler": _ALL | _SIGMAS | {"solver_order": _Order},
 }
 _PREPROCESSORS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from imagelab.config.base import (
 from imagelab.config.encoders import Encoder
 from imagelab.config.face import FacePack
 from imagelab.config.loras import LoraChoices
-from imagelab.config.options import SCHEDULER_KWARGS, for_editors
+from imagelab.config.options import MAX_STEPS, SCHEDULER_KWARGS, for_editors
 from imagelab.errors import InvalidValueError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -181,8 +181,11 @@ class Scheduler(Entry):
     """What A1111 infotext calls its noise schedule."""
     max_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     """It draws nothing sensible above; null for no limit of its own."""
-    max_steps: Annotated[int, Field(ge=1, le=150)] | None = None
-    """It knows no more of them; null for no limit of its own."""
+
+    @property
+    def max_steps(self) -> int | None:
+        """Return how many steps it knows; None for no limit of its own."""
+        return MAX_STEPS.get(self.class_name)
 
 
 class Style(Entry):

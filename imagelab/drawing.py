@@ -143,6 +143,8 @@ def _draw_once(
             height=plan.height,
             steps=plan.steps,
             guidance_scale=plan.guidance_scale,
+            guidance_start=plan.guidance_start,
+            guidance_stop=plan.guidance_stop,
             on_step=after_step,
             guide=guide,
         )
@@ -242,6 +244,8 @@ def _record(
         height=plan.height,
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
+        guidance_start=plan.guidance_start,
+        guidance_stop=plan.guidance_stop,
         scheduler=plan.scheduler.name,
         scheduler_settings={"class_name": plan.scheduler.class_name, **plan.scheduler.kwargs},
         sampler=plan.scheduler.sampler,

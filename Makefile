@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check notebooks schema lock studio clean help
+.PHONY: setup demo test check notebooks gallery schema architecture lock studio clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,8 +51,16 @@ check: setup ## ruff (notebooks too), formatting, mypy, import floors
 notebooks: setup ## run the notebooks and store what their summaries print
 	@$(BIN)/python -m imagelab refresh
 
+# What is passed over in the file is said on stderr, by each notebook that has no such parameter.
+gallery: setup ## run every notebook once, small, as pages to look at: reports/runs/gallery-*/
+	@for notebook in notebooks/*.ipynb; do name=$$(basename $$notebook .ipynb); \
+	  $(BIN)/python -m imagelab run $$name --params configs/runs/smoke.yaml --run-id gallery-$$name; done
+
 schema: setup ## write the JSON schemas of the YAML files
 	@$(BIN)/python -m imagelab schema
+
+architecture: setup ## draw the picture of the architecture from the imports
+	@$(BIN)/python docs/draw_architecture.py
 
 # insightface asks for opencv-python and for onnxruntime, each of which overwrites its sibling: they are left out here, by name.
 # The markers go, because the few lines that one Python version alone needs do no harm to the others.

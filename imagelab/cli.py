@@ -1,4 +1,4 @@
-"""The command line: `python -m imagelab run|batch|sweep|doctor|check|replay|bench|lora|control|…`, see --help.
+"""The command line: `python -m imagelab run|batch|sweep|doctor|check|replay|bench|compare|lora|control|…`, see --help.
 
 Nothing heavy is imported before a command is chosen, so that --help answers at once.
 """
@@ -9,8 +9,8 @@ import typer
 
 from imagelab.commands.draw import batch, replay, sweep
 from imagelab.commands.look import check, control_map, inspect_file
-from imagelab.commands.measure import bench, random_sdxl
-from imagelab.commands.notebooks import run
+from imagelab.commands.measure import bench, compare, random_sdxl
+from imagelab.commands.notebooks import integration, run
 from imagelab.commands.options import BAD_INPUT, debug
 from imagelab.commands.report import report
 from imagelab.commands.upkeep import doctor, refresh, schema
@@ -37,7 +37,21 @@ def _control() -> None:
     """Control maps."""  # the callback keeps `map` a command of its own
 
 
-for command in (run, batch, sweep, check, replay, bench, report, doctor, random_sdxl, refresh, schema):
+for command in (
+    run,
+    batch,
+    sweep,
+    check,
+    replay,
+    bench,
+    compare,
+    report,
+    doctor,
+    integration,
+    random_sdxl,
+    refresh,
+    schema,
+):
     app.command()(command)
 lora.command("inspect")(inspect_file)
 control.command("map")(control_map)
@@ -46,7 +60,7 @@ app.add_typer(control, name="control")
 
 
 def main() -> None:
-    """Run the command line; exit code 0, 1 for a run that failed, 2 for unusable input, 3 for an incomplete batch."""
+    """Run the command line; exit code 0, 1 for a run that failed or is worse, 2 for bad input, 3 for incomplete."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.calibration import Estimate
-from imagelab.calibration.intervals import percentile_interval
+from imagelab.calibration.intervals import bootstrap_interval, paired_share_interval
 from imagelab.checks import check_number, check_whole
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
@@ -221,16 +221,11 @@ def _sign_flip(differences: Floats, resamples: int, seed: int) -> float:
 
 
 def _mean_interval(differences: Floats, confidence: float, resamples: int, seed: int) -> Estimate:
-    from scipy.stats import bootstrap
-
-    n, mean = len(differences), float(differences.mean())
-    if np.ptp(differences) == 0:
-        return Estimate(value=mean, low=mean, high=mean)
-    rng = np.random.default_rng(seed)
-    batch = max(1, _CHUNK // n)
-    means = bootstrap((differences,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
-    spread = means.bootstrap_distribution - mean
-    return percentile_interval(mean, mean + spread * math.sqrt(n / (n - 1)), n - 1, confidence)  # as of a sample
+    n = len(differences)
+    return bootstrap_interval(
+        np.mean, differences, freedom=n - 1, stretch=math.sqrt(n / (n - 1)),
+        confidence=confidence, resamples=resamples, seed=seed,
+    )  # fmt: skip
 
 
 def _effect_size(differences: Floats, confidence: float) -> Estimate | None:
@@ -261,17 +256,11 @@ def _winner(p_value: float, difference: float, confidence: float) -> Winner:
 
 
 def _compare_detection(a: NDArray[np.bool_], b: NDArray[np.bool_], confidence: float) -> DetectionComparison:
-    from scipy.stats import binomtest, norm
+    from scipy.stats import binomtest
 
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    # Agresti and Min 2005, doi:10.1002/sim.1781: half a seed more in each cell, as Wald's own is wrong near 0.
-    seeds, discordant = n + 2, only_a + only_b + 1
-    shift = (only_a - only_b) / seeds
-    half = norm.ppf((1 + confidence) / 2) * math.sqrt(discordant - (only_a - only_b) ** 2 / seeds) / seeds
-    difference = Estimate(
-        value=(only_a - only_b) / n, low=max(-1.0, float(shift - half)), high=min(1.0, float(shift + half))
-    )
+    difference = paired_share_interval(n, only_a, only_b, confidence)
     return DetectionComparison(
         seeds=n,
         a=int(a.sum()),

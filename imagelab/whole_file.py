@@ -7,6 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from imagelab.errors import InvalidValueError
+from imagelab.results import Record
+
 
 @contextmanager
 def whole_file(path: Path, *, scratch_folder: Path | None = None) -> Iterator[BinaryIO]:
@@ -31,6 +34,16 @@ def whole_file(path: Path, *, scratch_folder: Path | None = None) -> Iterator[Bi
         # Also after a KeyboardInterrupt; after os.replace there is nothing left.
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def write_record(record: Record, path: Path) -> Path:
+    """Write a record as JSON, whole or not at all; raises InvalidValueError where that can't be."""
+    try:
+        with whole_file(path) as stream:
+            stream.write(f"{record.to_json(indent=1)}\n".encode())
+    except OSError as error:
+        raise InvalidValueError("path", str(path), f"a file that can be written ({error.strerror})") from error
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,20 @@
 """How fast a profile draws and in how much memory, as a fraction of what the machine could do."""
 
+from typing import TYPE_CHECKING, Any
+
 from imagelab.benchmark.cases import VARIANTS, Case, plan_cases
 from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample, read_report
-from imagelab.benchmark.run import run_benchmark
+
+if TYPE_CHECKING:
+    from imagelab.benchmark.run import run_benchmark
 
 __all__ = ["VARIANTS", "BenchmarkReport", "Case", "CaseReport", "Sample", "plan_cases", "read_report", "run_benchmark"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what draws when it is first asked for: a report is read and compared without diffusers."""
+    if name != "run_benchmark":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from imagelab.benchmark.run import run_benchmark
+
+    return run_benchmark

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imagelab.benchmark.cases import Case
 from imagelab.benchmark.limits import synchronize
 from imagelab.benchmark.report import Sample
+from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
 from imagelab.character import CharacterGenerator
 from imagelab.consistency import CharacterConsistencyChecker
@@ -69,11 +70,12 @@ class Bench:
         seeds = range(round_number * case.batch_size, (round_number + 1) * case.batch_size)
         clock = _Clock(device=device, steps=self.steps(case))
         reset_peak(device)
+        reset_peak_resident()
         synchronize(device)
         start = perf_counter()
         images, loras = self.draw(case, seeds, clock)
         drawn = perf_counter()
-        vram = read_vram(device)
+        vram, resident = read_vram(device), peak_resident_gib()
         list(self.checker.faces_in(images))
         judged = perf_counter()
         for seed, image in zip(seeds, images, strict=True):
@@ -96,4 +98,5 @@ class Bench:
             iterations_per_second=1 / step,
             peak_allocated_gib=vram.peak_gib,
             peak_reserved_gib=vram.peak_reserved_gib,
+            peak_resident_gib=resident,
         )

@@ -20,6 +20,7 @@ from imagelab.checks import check_whole
 from imagelab.config import Configs, load_configs
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.devices import device_name
+from imagelab.environment import read_environment
 from imagelab.errors import InvalidValueError
 from imagelab.versions import drawing_versions
 
@@ -59,9 +60,7 @@ def run_benchmark(
         image = _control_image(generator)
         bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
         quiet = None if progress is None else not progress
-        for case in tqdm(cases, desc="warm-up", disable=quiet):
-            bench.measure(case, 0)
-        flop = _count(bench, cases)
+        flop = _warm_up(bench, cases, disable=quiet)
         rate = matmul_flop_per_second(where, generator.pipeline.unet.dtype)
         samples = _measure(bench, cases, runs, disable=quiet)
         by_case = {case.name: [sample for sample in samples if sample.case == case.name] for case in cases}
@@ -109,12 +108,20 @@ def _control_image(generator: CharacterGenerator) -> "Image":
     return Image.fromarray(np.stack([lines] * 3, axis=-1))
 
 
-def _count(bench: Bench, cases: Sequence[Case]) -> dict[str, int]:
-    """Return what arithmetic a picture of each case is: the same in a batch, and for whoever does it."""
-    alone = {case.name: replace(case, batch_size=1, engine="imagelab") for case in cases}
-    device = bench.generator.load().device
-    counts = {case: count_flop(partial(bench.draw, case, [0]), device) for case in dict.fromkeys(alone.values())}
-    return {name: counts[case] for name, case in alone.items()}
+def _warm_up(bench: Bench, cases: Sequence[Case], *, disable: bool | None) -> dict[str, int]:
+    """Draw each case once; return what arithmetic a picture of it is: the same in a batch, and for whoever does it.
+
+    It is counted when the case's LoRAs are in the weights, so that putting them there doesn't count or not by the order
+    of the cases.
+    """
+    device, counts, flop = bench.generator.load().device, dict[Case, int](), dict[str, int]()
+    for case in tqdm(cases, desc="warm-up", disable=disable):
+        bench.measure(case, 0)
+        alone = replace(case, batch_size=1, engine="imagelab")
+        if alone not in counts:
+            counts[alone] = count_flop(partial(bench.draw, alone, [0]), device)
+        flop[case.name] = counts[alone]
+    return flop
 
 
 def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | None) -> list[Sample]:
@@ -135,6 +142,7 @@ def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapp
     faces = ", ".join(checker.providers)
     return {
         "device": device_name(device),
+        "processor": read_environment(device).processor,
         "threads": str(torch.get_num_threads()),
         "faces": faces,
         **drawing_versions(),

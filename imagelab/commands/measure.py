@@ -1,11 +1,12 @@
-"""The commands that measure: bench, and random-sdxl for what it measures with."""
+"""The commands that measure: bench, compare, and random-sdxl for what is measured."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imagelab.commands.options import Device, ProfileName
+from imagelab.commands.options import FAILED, Device, ProfileName, number
+from imagelab.errors import InvalidValueError
 
 
 def bench(
@@ -39,6 +40,45 @@ def bench(
     folder = project_root() / "reports" / "benchmarks" if output_dir is None else output_dir
     typer.echo(report.to_text())
     typer.echo(f"wrote {report.write(folder / report.file_name)}")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A benchmark's JSON, or a batch's folder.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Likewise: is it worse than A?")],
+    fail_over: Annotated[
+        str | None, typer.Option(metavar="LOSS", help="Exit with 1 if B is worse by more: 10% or 0.1.")
+    ] = None,
+    across: Annotated[
+        list[str] | None,
+        typer.Option(help="Condition that may differ: profile, device, processor, threads, encoder …; several times."),
+    ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Seconds as multiples of stock diffusers' in the same round.")
+    ] = False,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for comparison.json and figures.")] = None,
+) -> None:
+    """Say whether a benchmark or a batch is worse than another one; exit code 0 if not, 1 if so, 2 for no such pair."""
+    limit = None if fail_over is None else _share(fail_over)
+    from imagelab.compare import compare_runs, open_run
+
+    runs = open_run(a), open_run(b)
+    found = compare_runs(*runs, names=(str(a), str(b)), fail_over=limit, across=across or (), relative=relative)
+    typer.echo(found.to_text())
+    if output_dir is not None:
+        from imagelab.compare.figures import write_figures
+
+        wrote = [found.write(output_dir / "comparison.json"), *write_figures(found, *runs, output_dir)]
+        typer.echo(f"wrote {', '.join(map(str, wrote))}")
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+def _share(text: str) -> float:
+    """Read 10% or 0.1; 10 alone could be either, and is refused."""
+    share = number("--fail-over", text, text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not (0 <= share < 1 or (text.endswith("%") and 1 <= share <= 10)):
+        raise InvalidValueError("--fail-over", text, "a loss as 10%, or as 0.1")
+    return share
 
 
 def random_sdxl(

@@ -1,15 +1,17 @@
-"""The command that runs notebooks."""
+"""The commands that run notebooks: run, integration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, fail
+from imagelab.commands.options import FAILED, Device, fail
 from imagelab.errors import InvalidValueError, NotebookError
 
 if TYPE_CHECKING:
     from imagelab.notebooks import Run, RunPlan
+
+INTEGRATION = "50_integration"
 
 
 def run(
@@ -31,21 +33,41 @@ def run(
         _list_parameters(notebook)
         return
     plan = _plan(notebook, params, [*(parameter or []), *([f"profile={profile}"] if profile else [])], run_id)
-    from imagelab.notebooks import execute
+    _run(plan)
 
-    try:
-        done = execute(plan, progress=True)
-    except NotebookError as error:
-        fail(error, FAILED)
-    _say(done)
+
+def integration(
+    sdxl_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Base to draw with: a folder in diffusers' layout, or a .safetensors file; by default its own."
+        ),
+    ] = None,
+    character: Annotated[str, typer.Option(help="Whose LoRA and references are tried.")] = "luca",
+    profile: Annotated[str | None, typer.Option(help="By default sdxl where a model is given, else puppet.")] = None,
+    device: Device = "auto",
+    run_id: Annotated[str, typer.Option(help="Name of the folder in reports/runs.")] = "integration",
+) -> None:
+    """Try everything once with these weights: base, LoRA, character, consistency; exit code 1 if something fails."""
+    given = {
+        "profile": profile or ("puppet" if sdxl_model is None else "sdxl"),
+        "sdxl_model": None if sdxl_model is None else str(sdxl_model.resolve()),
+        "character": character,
+        "device": device,
+    }
+    from imagelab.notebooks import plan_run
+
+    _run(plan_run(INTEGRATION, given, run_id=run_id))
 
 
 def _plan(notebook: str, file: Path | None, pairs: list[str], run_id: str | None) -> "RunPlan":
-    from imagelab.notebooks import find_notebook, plan_run, read_parameters
+    from imagelab.notebooks import find_notebook, plan_run, read_parameter_file, read_parameters
     from imagelab.notebooks.parameters import read_text
 
     known = read_parameters(find_notebook(notebook))
-    given = _read_file(file) if file else {}
+    given, foreign = read_parameter_file(file, notebook) if file else ({}, ())
+    if foreign:
+        typer.echo(f"passed over, for other notebooks: {', '.join(foreign)}", err=True)
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -54,16 +76,14 @@ def _plan(notebook: str, file: Path | None, pairs: list[str], run_id: str | None
     return plan_run(notebook, given, run_id=run_id)
 
 
-def _read_file(path: Path) -> dict[str, object]:
-    from imagelab.config.yaml_file import read_yaml
-    from imagelab.errors import ConfigError
+def _run(plan: "RunPlan") -> None:
+    from imagelab.notebooks import execute
 
-    if not path.is_file():
-        raise InvalidValueError("--params", str(path), "a YAML file of parameters, and there is none")
-    document = read_yaml(path, str(path))
-    if document.problems or not isinstance(document.data, dict):
-        raise ConfigError(tuple(document.problems))
-    return dict(document.data)
+    try:
+        done = execute(plan, progress=True)
+    except NotebookError as error:
+        fail(error, FAILED)
+    _say(done)
 
 
 def _list_parameters(notebook: str) -> None:

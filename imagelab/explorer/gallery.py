@@ -11,14 +11,15 @@ from imagelab.checks import check_number, check_whole
 from imagelab.config import Configs
 from imagelab.errors import InvalidValueError
 from imagelab.explorer import shown
-from imagelab.explorer.form import field
 from imagelab.explorer.history import Decision, Entry, History
 from imagelab.explorer.settings import Settings
+from imagelab.explorer.widgets import field
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MOST_VALUES = 12
+_CARD_PX = 190
 
 
 class Gallery:
@@ -43,19 +44,20 @@ class Gallery:
         number = entry.number
         alt = f"Picture {number}: {entry.settings.character}, {entry.settings.scene}"
         restore = _button("Restore", f"Set all controls as they were for picture {number}")
-        accept = _button("✓", f"Accept picture {number} by hand", "36px")
-        reject = _button("✗", f"Reject picture {number} by hand", "36px")
+        accept = _button("Accept", f"Accept picture {number} by hand")
+        reject = _button("Reject", f"Reject picture {number} by hand")
         restore.on_click(lambda _: self._restore(number))
         accept.on_click(lambda _: self._decide(number, "accepted"))
         reject.on_click(lambda _: self._decide(number, "rejected"))
         buttons = w.HBox([restore, accept, reject])
-        card = w.VBox([w.HTML(shown.img(entry.thumbnail, alt, 148)), self._badges[number], buttons])
-        card.layout = w.Layout(width="172px", margin="4px")
+        card = w.VBox([w.HTML(shown.img(entry.thumbnail, alt, _CARD_PX)), self._badges[number], buttons])
+        card.add_class("imagelab-card")
+        card.layout = w.Layout(width=f"{_CARD_PX + 14}px", margin="4px")
         return card
 
 
-def _button(text: str, tooltip: str, width: str = "78px") -> Any:
-    return w.Button(description=text, tooltip=tooltip, layout=w.Layout(width=width, margin="1px"))
+def _button(text: str, tooltip: str) -> Any:
+    return w.Button(description=text, tooltip=tooltip, layout=w.Layout(width="62px", margin="1px", padding="0"))
 
 
 def _says(entry: Entry) -> str:
@@ -90,7 +92,7 @@ class Comparison:
             return
         one, other = self.history[self.first.value], self.history[self.second.value]
         images = (one.generation.image, other.generation.image)
-        figures = [shown.figure(image, f"{entry.number}") for entry, image in zip((one, other), images, strict=True)]
+        figures = [shown.figure(entry.generation.image, f"picture {entry.number}") for entry in (one, other)]
         if images[0].size != images[1].size:
             self.shown.value = shown.row(figures) + "They are of different sizes."
             return

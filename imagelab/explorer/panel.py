@@ -17,6 +17,7 @@ from imagelab.explorer.gallery import Comparison, Gallery, Grid
 from imagelab.explorer.history import Decision, Entry
 from imagelab.explorer.session import Drawn, Event, MapMade, Progress, Session
 from imagelab.explorer.settings import Settings
+from imagelab.explorer.widgets import field, pages, upload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,20 +70,15 @@ class Explorer:
     def _make_widgets(self, folder: Path) -> None:
         self.generate = w.Button(description="Generate", button_style="primary", tooltip="Draw with these settings")
         self.cancel = w.Button(description="Cancel", tooltip="Stop after the step under way", disabled=True)
-        self.progress = w.IntProgress(description="Steps", min=0, max=1, layout=w.Layout(width="98%"))
-        self.picture = w.Image(format="jpeg", layout=w.Layout(width=f"{_SHOWN_PX}px", height=f"{_SHOWN_PX}px"))
-        self.picture.layout.object_fit = "contain"
-        self.picture.tooltip = "The picture, as far as it is drawn"
+        self.progress = w.IntProgress(description="Steps", tooltip="Steps", min=0, max=1)
+        self.progress.layout.width = f"{_SHOWN_PX}px"
+        self.picture = w.HTML(shown.frame("The picture appears here while it is drawn."))
         self.status = w.HTML(shown.status(_STATES["idle"]))
         self.error = w.HTML()
-        self.export_path = w.Text(
-            description="Write to", value=self._default_export(folder), layout=w.Layout(width="60%")
-        )
+        self.export_path = field(w.Text, "Write to", value=self._default_export(folder))
+        self.export_path.layout = w.Layout(flex="1 1 300px", width="auto")
         self.export = w.Button(description="Export", tooltip="Write params.yaml for a headless run")
-        self.import_file = w.FileUpload(
-            description="Settings from a picture", accept=".png,.jpg,.jpeg,.webp", multiple=False
-        )
-        self.import_file.layout.width = "auto"
+        self.import_file = upload("Settings from a picture")
         self.gallery = Gallery(self.restore, self.decide)
         self.comparison = Comparison(self.history)
         self.grid = Grid(list(self.form.loras), self._draw_row)
@@ -95,12 +91,17 @@ class Explorer:
 
     def _laid_out(self) -> w.Widget:
         buttons = w.HBox([self.generate, self.cancel])
-        files = w.HBox([self.export_path, self.export])
-        left = w.VBox([self.form.widget, buttons, self.import_file], layout=w.Layout(width="46%"))
-        right = w.VBox([self.picture, self.progress, self.status, self.error, files], layout=w.Layout(width="52%"))
-        below = w.Tab([self.gallery.widget, self.comparison.widget, self.grid.widget])
-        below.titles = ("History", "Compare two", "Vary one")
-        panel = w.VBox([w.HTML(shown.STYLE), w.HBox([left, right]), below])
+        said = [self.progress, self.status, self.error]
+        left = w.VBox([self.form.widget], layout=w.Layout(width="50%"))
+        right = w.VBox([buttons, self.picture, *said], layout=w.Layout(width="48%"))
+        top = w.HBox([left, right], layout=w.Layout(justify_content="space-between"))
+        files = w.HBox([self.import_file, self.export_path, self.export])
+        below = {
+            "History": self.gallery.widget,
+            "Compare two": self.comparison.widget,
+            "Vary one": self.grid.widget,
+        }
+        panel = w.VBox([w.HTML(shown.STYLE), top, files, pages(below)])
         panel.add_class("imagelab-panel")
         return panel
 
@@ -207,6 +208,7 @@ class Explorer:
                 self._show_drawn(entry)
             case MapMade(image=image):
                 self.form.map.value = shown.img(image, "The map that the picture follows", 160)
+                self.status.value = shown.status("The map that the picture will follow is made.")
 
     def _show_progress(self, at: Progress) -> None:
         busy = at.state in {"loading", "drawing", "cancelling"}
@@ -219,7 +221,7 @@ class Explorer:
         if at.steps:
             self.progress.max, self.progress.value, self.progress.bar_style = at.steps, at.step, ""
         if at.preview is not None:
-            self.picture.value = shown.as_bytes(at.preview, _SHOWN_PX)
+            self.picture.value = shown.frame(shown.img(at.preview, f"Preview after step {at.step}", _SHOWN_PX))
         if at.state != "done":  # then the picture's own words stand
             self.status.value = shown.status(_STATES[at.state], _how_far(at))
 
@@ -233,7 +235,9 @@ class Explorer:
 
     def _show_entry(self, entry: Entry, what: str) -> None:
         record = entry.generation.record
-        self.picture.value = shown.as_bytes(entry.generation.image, _SHOWN_PX)
+        self.error.value, self.progress.bar_style = "", ""  # what went wrong before is over
+        alt = f"Picture {entry.number}: {entry.settings.character}, {entry.settings.scene}"
+        self.picture.value = shown.frame(shown.img(entry.generation.image, alt, _SHOWN_PX))
         where = f"peak {record.peak_vram_gib:.1f} GiB of GPU memory" if record.peak_vram_gib else "on the CPU"
         cost = f"Seed {record.seed}, {record.steps} steps, {record.seconds.get('total', 0):.1f} s, {where}"
         self.status.value = shown.status(f"{what} {shown.badge(entry)}", judged_line(entry), cost)

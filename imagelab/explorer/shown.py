@@ -12,15 +12,21 @@ if TYPE_CHECKING:
 
 STYLE = """<style>
 .imagelab-panel { max-width: 1180px; }
+.imagelab-panel .widget-html-content { line-height: 1.4; }
+.imagelab-pages button { padding: 0 12px; } .imagelab-pages .widget-toggle-buttongroup { flex-wrap: wrap; }
+.imagelab-page { border-top: 2px solid var(--jp-border-color1, #bdbdbd); padding: 8px 0; margin: 0 2px; }
+.imagelab-frame { width: 384px; height: 384px; max-width: 100%; display: flex; align-items: center;
+  justify-content: center; border-radius: 4px; background: var(--jp-layout-color2, #eeeeee);
+  color: var(--jp-ui-font-color2, #616161); }
 .imagelab-hint { color: var(--jp-ui-font-color2, #616161); font-size: 11px; line-height: 1.3;
-  margin: -6px 0 4px 118px; }
+  margin: 0 0 4px 168px; }
 .imagelab-status { font-size: 13px; line-height: 1.45; min-height: 38px; }
 .imagelab-error { border-left: 4px solid var(--jp-error-color1, #c62828); padding: 4px 10px; white-space: pre-wrap;
   background: var(--jp-layout-color2, #f5f5f5); }
 .imagelab-badge { border-radius: 9px; padding: 1px 8px; font-size: 11px; color: #fff; white-space: nowrap; }
 .imagelab-accepted { background: #2e7d32; } .imagelab-rejected { background: #b23c17; }
 .imagelab-unscorable { background: #616161; }
-.imagelab-panel img { border-radius: 4px; max-width: 100%; image-rendering: auto; }
+.imagelab-panel img { display: block; border-radius: 4px; max-width: 100%; image-rendering: auto; }
 .imagelab-row { display: flex; flex-wrap: wrap; gap: 10px; } .imagelab-row figure { margin: 0; font-size: 12px; }
 .imagelab-panel button:focus-visible, .imagelab-panel input:focus-visible, .imagelab-panel select:focus-visible,
 .imagelab-panel textarea:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
@@ -42,6 +48,11 @@ def img(image: "Image", alt: str, side_px: int = 128) -> str:
     """Return an <img> that holds the picture."""
     data = base64.b64encode(as_bytes(image, side_px)).decode()
     return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
+
+
+def frame(content: str) -> str:
+    """Return HTML in the middle of a square of one size, so that nothing moves when a picture comes."""
+    return f'<div class="imagelab-frame">{content}</div>'
 
 
 def figure(image: "Image", caption: str, side_px: int = 192) -> str:

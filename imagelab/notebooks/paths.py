@@ -42,6 +42,11 @@ def store_folder(store: str | None, output: Path) -> Path:
     return project_root() / store if store else output / "references"
 
 
+def benchmarks_folder(kept: str | None, output: Path) -> Path:
+    """Return the folder of benchmarks' JSON: the given one, relative to the project, or `output` itself."""
+    return project_root() / kept if kept else output
+
+
 def output_folder(notebook: str, output_dir: str | None) -> Path:
     """Return the folder for a notebook's pictures: the given one, or an emptied one of its own when it is run by hand.
 

@@ -1,6 +1,8 @@
 """What the README shows runs, and what it points to is there."""
 
+import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,26 @@ def test_licence_of_buffalo_l_is_said():
 def test_the_two_commands_are_there():
     assert "make demo" in README
     assert "make test" in README
+
+
+def numbers_in(value):
+    """Every number somewhere in JSON."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return [number for part in parts for number in numbers_in(part)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def test_measured_numbers_in_the_text_are_those_of_the_reports():
+    """Seconds, times, GiB and percent under "How fast is it?"; a percentage is a fraction in JSON."""
+    (text,) = re.findall(r"^## How fast is it\?\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)
+    told = re.findall(r"(\d+(?:\.\d+)?) (s|GiB|times|%)(?![a-z])", text)
+    reports = [*(ROOT / "reports").glob("*.json"), *(ROOT / "reports/benchmarks").glob("*.json")]
+    known = {number for path in reports for number in numbers_in(json.loads(path.read_text(encoding="utf-8")))}
+    said = {
+        (f"{number * (100 if unit == '%' else 1):.{places}f}", unit)
+        for number, places, unit in product(known, range(3), ("s", "GiB", "times", "%"))
+    }
+
+    assert told
+    assert [one for one in told if one not in said] == []

@@ -1,30 +1,39 @@
-"""Each notebook runs headless through the runner, as small as it gets, and leaves the values that reports read."""
+"""Each notebook runs headless with configs/runs/smoke.yaml, and leaves the values that reports read."""
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 
+from imagelab.benchmark import read_report
 from imagelab.calibration import read_calibration
+from imagelab.config import project_root
 from imagelab.errors import NotebookError
 from imagelab.glue import SCRAP_TYPE, read_scraps
 from imagelab.imagefiles import read_record
-from imagelab.notebooks import execute, list_notebooks, plan_run
+from imagelab.notebooks import execute, list_notebooks, plan_run, read_parameter_file
 from imagelab.notebooks.refresh import keep_summary
 
+SMOKE = Path(__file__).parents[2] / "configs/runs/smoke.yaml"
+# what makes it smaller still, or is asked about below
 SMALL = {
     "00_environment": {},
     "10_generate_character": {"device": "cpu", "presets": ["draft"], "seed": 7},
     "11_compose_loras": {"device": "cpu", "loras": ["portorosso_town"], "weights": [0.0, 1.0]},
     "12_guide_with_controlnet": {"device": "cpu", "controls": ["pose", "canny"], "scales": [1.0]},
     "20_build_references": {"device": "cpu", "character": "alberto", "others": ["luca"]},
-    "21_analyse_consistency": {"device": "cpu", "num_images": 2},
-    "22_filter_batches": {"device": "cpu", "num_images": 2, "seed": 5},
-    "23_calibrate_threshold": {"device": "cpu", "num_images": 2},
-    "24_compare_experiments": {"device": "cpu", "num_images": 2, "quality_preset_b": "standard", "weight_b": 1.0},
-    "25_compare_encoders": {"device": "cpu", "num_images": 2, "weights": []},
+    "21_analyse_consistency": {"device": "cpu"},
+    "22_filter_batches": {"device": "cpu", "seed": 5},
+    "23_calibrate_threshold": {"device": "cpu"},
+    "24_compare_experiments": {"device": "cpu", "quality_preset_b": "standard", "weight_b": 1.0},
+    "25_compare_encoders": {"device": "cpu", "weights": []},
+    "30_benchmark_latency": {"device": "cpu", "variants": ["base"], "num_runs": 1},
+    "31_benchmark_vram": {"device": "cpu", "variants": ["base"], "batch_sizes": [1]},
+    "32_compare_runs": {"device": "cpu", "num_runs": 3},
     "40_explore": {"device": "cpu", "seed": 5},
+    "50_integration": {"device": "cpu"},
     "90_report": {},
 }
 
@@ -36,7 +45,8 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in done:
-            plan = plan_run(name, SMALL[name], run_id=name, runs_root=runs)
+            shared, _ = read_parameter_file(SMOKE, name)
+            plan = plan_run(name, shared | SMALL[name], run_id=name, runs_root=runs)
             done[name] = execute(plan)
         return done[name]
 
@@ -139,6 +149,24 @@ def test_calibration_is_stored_beside_the_references_with_what_it_stands_on(run)
     assert (stored.genuine.scores, stored.impostor.scores) == (2, 6)
     assert metrics["run"]["calibration"]["threshold"]["value"] == stored.threshold.value
     assert [promise["rate"] for promise in metrics["promises"]] == ["FMR", "FNMR"]
+
+
+def test_benchmarks_are_kept_in_the_run_and_not_among_the_committed_ones(run):
+    for name, count in (("30_benchmark_latency", 1), ("31_benchmark_vram", 1)):
+        done = run(name)
+        written = list(done.pictures.glob("*.json"))
+
+        assert len(written) == count
+        assert {one.case.quality_preset for one in read_report(written[0]).cases} >= {"draft"}
+        assert not list((project_root() / "reports/benchmarks").glob(written[0].name))
+
+
+def test_a_batch_against_itself_is_the_noise_floor_of_a_comparison(run):
+    metrics = run("32_compare_runs").scraps["metrics"]
+
+    assert run("32_compare_runs").scraps["summary"]["identical"] == 2
+    assert metrics["B"]["differs"]
+    assert [one["of"] for one in metrics["A again, benchmark"]["changes"]] == ["draft base batch 1"]
 
 
 def test_every_genuine_picture_counts_once_in_each_respect(run):

@@ -9,8 +9,10 @@ from PIL import Image
 
 from imagelab import CharacterGenerator, InvalidValueError, ProfileError, UnknownNameError
 from imagelab.benchmark import Case, plan_cases, read_report, run_benchmark
+from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
 from imagelab.benchmark.report import Sample, median, report_case
+from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
 from imagelab.plan import plan_generation
 from imagelab.random_sdxl import SMALL, write_random_sdxl
@@ -51,6 +53,45 @@ def test_a_picture_cannot_be_drawn_in_less_time_than_its_arithmetic_takes(report
         assert 0 < case.fraction_of_limit < 1.2  # the rate itself is measured while neighbours work
     assert both.ratio_to_base.value > 1
     assert base.ratio_to_base is None
+
+
+def test_figures_show_every_case_and_each_round(report):
+    latency, stages, memory = latency_figure(report), stage_figure(report), memory_figure(report.cases)
+    names = [case.case.name for case in report.cases]
+
+    for figure in (latency, stages, memory):
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    marks = [line for line in latency.axes[0].lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in marks] == [2] * len(names)
+    widths = [bar.get_width() for bar in memory.axes[0].patches]
+    assert widths == [case.peak_resident_gib for case in report.cases]  # on a CPU: the process
+    ends = {
+        round(bar.get_y(), 3): bar.get_x() + bar.get_width() for bar in stages.axes[0].patches
+    }  # the last stage of each
+    sums = [sum(value.value for name, value in case.seconds.items() if name != "picture") for case in report.cases]
+    assert list(ends.values()) == pytest.approx(sums)
+
+
+def test_the_peak_of_the_process_is_measured_anew_each_time():
+    reset_peak_resident()
+    before = peak_resident_gib()
+    block = np.ones(2**27, np.uint8)
+    filled = peak_resident_gib()
+    del block
+    reset_peak_resident()
+
+    assert filled - before == pytest.approx(1 / 8, rel=0.2)
+    assert peak_resident_gib() < filled
+
+
+def test_memory_is_held_to_its_own_target(configs):
+    profile, case = configs.profile("sdxl"), Case(quality_preset="standard", batch_size=4)
+    verdicts = {}
+    for gib in (0.0, 15.0, 15.9):
+        own = [sample(case, 0, 1.0, gib)]
+        verdicts[gib] = report_case(case, own, own, flop=1, rate=1.0, profile=profile).memory_verdict
+
+    assert verdicts == {0.0: "no GPU", 15.0: "met", 15.9: "missed"}
 
 
 def test_a_report_is_read_as_it_was_written(report, tmp_path):

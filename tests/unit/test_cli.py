@@ -13,6 +13,7 @@ from imagelab import cli
 from imagelab.commands.notebooks import _plan as plan_of
 from imagelab.config import load_configs
 from imagelab.control_maps import canny_map
+from imagelab.notebooks import read_parameter_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +96,18 @@ def test_every_parameter_file_suits_the_notebooks_that_draw_many_pictures(notebo
 
     assert plan.parameters["profile"] == "puppet"
     load_configs().preset("puppet", plan.parameters["quality_preset"])
+
+
+def test_one_file_serves_all_notebooks_and_a_slip_in_it_is_found(imagelab, tmp_path):
+    """num_images is a parameter of others; num_image of none."""
+    (tmp_path / "all.yaml").write_text("profile: puppet\nnum_images: 3\n")
+    (tmp_path / "slip.yaml").write_text("profile: puppet\nnum_image: 3\n")
+
+    values, foreign = read_parameter_file(tmp_path / "all.yaml", "10_generate_character")
+    code, _, err = imagelab("run", "10_generate_character", "--params", str(tmp_path / "slip.yaml"))
+    assert (values, foreign) == ({"profile": "puppet"}, ("num_images",))
+    assert code == 2
+    assert "num_image" in err
 
 
 def test_p_wins_over_the_parameter_file():

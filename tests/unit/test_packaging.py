@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -123,8 +124,24 @@ def test_conda_environment_installs_the_lock_and_this_package_and_nothing_else()
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
 
 
-def test_ci_calls_make_test_and_nothing_else():
-    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
-    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+@pytest.mark.parametrize("installs", [True, False], ids=["chromium installs", "chromium doesn't install"])
+def test_ci_runs_make_test_whether_or_not_a_browser_could_be_installed(tmp_path, installs):
+    """With commands that say what they were called with, in place of the real ones."""
+    said = tmp_path / "said"
+    root_id, apt = "echo 0", f'echo "apt-get $@" >> {said}; {"true" if installs else "exit 100"}'
+    for name, does in {"make": f'echo "make $@" >> {said}', "apt-get": apt, "id": root_id}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    subprocess.run([shutil.which("bash"), ROOT / ".ci/run"], check=True, env={"PATH": str(tmp_path)})
+    first, *others = said.read_text(encoding="utf-8").splitlines()
 
-    assert commands == ["make test"]
+    assert first.startswith("apt-get update")
+    assert others[-1] == "make test"
+    assert [line.split()[-1] for line in others[:-1]] == (["chromium"] if installs else [])
+
+
+def test_tests_of_one_module_stay_in_one_process():
+    """They share what their module set up, a server and a browser say, which two processes would start twice."""
+    assert "--dist loadscope" in (ROOT / "Makefile").read_text(encoding="utf-8")

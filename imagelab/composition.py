@@ -81,11 +81,16 @@ def compose_loras(configs: Configs, profile: Profile, request: GenerationRequest
     """Return the LoRAs to apply, every choice made; what the request asks for replaces the character's own.
 
     A LoRA that acts nowhere is left out: weight 0, block weights of 0, a range of steps that ends where it begins.
+    Those of the quality preset are added, and must be left as they are.
     Raises UnknownNameError, InvalidValueError, ProfileError, ModelNotFoundError or ModelFileError.
     """
     character = None if request.character is None else configs.character(request.character)
     asked = expand_loras(configs, request.additional_loras)
     uses = {use.name: use for use in (*_own(character, request), *asked)}
+    for use in _of_preset(profile, request):
+        if _resolved(configs, uses.setdefault(use.name, use)) != _resolved(configs, use):
+            expected = f"as it is: quality preset {request.quality_preset} can't do without it"
+            raise InvalidValueError(f"LoRA {use.name}", uses[use.name], expected)
     records = (_resolved(configs, use) for use in uses.values())
     return tuple(_planned(configs, profile, record) for record in records if _acts(record))
 
@@ -114,6 +119,10 @@ def expand_loras(configs: Configs, loras: Iterable[LoraUse | Mapping[str, Any]])
 def _own(character: Character | None, request: GenerationRequest) -> tuple[LoraUse, ...]:
     own = character.loras if character and request.use_character_loras else ()
     return tuple(_chosen(choice) for choice in own)
+
+
+def _of_preset(profile: Profile, request: GenerationRequest) -> tuple[LoraUse, ...]:
+    return tuple(_chosen(choice) for choice in profile.preset(request.quality_preset).loras)
 
 
 def _chosen(choice: LoraChoice) -> LoraUse:

@@ -14,7 +14,7 @@ from imagelab.config import Configs, MemoryPolicy, Profile
 from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, within_memory
-from imagelab.encoding import encode_prompt
+from imagelab.encoded_prompts import EncodedPrompts
 from imagelab.environment import read_environment
 from imagelab.errors import DegradedWarning, OutOfMemoryError
 from imagelab.loading import load_pipeline
@@ -23,6 +23,7 @@ from imagelab.memory_ladder import next_rung
 from imagelab.pipeline import Guide, LoadedPipeline, OnStep, apply_memory_policy, draw
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
+from imagelab.prompt_attention import asking_prompts_once
 from imagelab.results import ControlRecord, Generation, GenerationRecord
 from imagelab.versions import drawing_versions
 from imagelab.vram import read_vram, release_memory
@@ -32,17 +33,19 @@ _SMALLER = "Draw a smaller picture, or with fewer ControlNets"
 
 @dataclass(kw_only=True, slots=True)
 class Models:
-    """What a generator has in memory: the pipeline, the owner of the LoRAs in it, and that of the ControlNets."""
+    """What a generator has in memory: the pipeline, the owners of its LoRAs and ControlNets, and encoded prompts."""
 
     loaded: LoadedPipeline
     patcher: LoraPatcher = field(init=False)
     nets: ControlNets
+    prompts: EncodedPrompts = field(init=False)
     memory: MemoryPolicy  # the one in force, which may be lower on the ladder than the profile's
     given_up: tuple[str, ...] = ()  # the rungs taken so far
 
     def __post_init__(self) -> None:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
         self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
+        self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
 
     def weights_at_hand(self) -> AbstractContextManager[None]:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""
@@ -126,9 +129,13 @@ def _draw_once(
     clock = [perf_counter()]
     models.patcher.apply([(lora.path, lora.record) for lora in plan.loras])
     clock.append(perf_counter())
-    embeddings = encode_prompt(loaded.pipe, plan.prompt)
+    embeddings = models.prompts.encode(plan.prompt, models.patcher.in_text_encoders)
     clock.append(perf_counter())
-    with _guided(models, plan, maps) as (guide, controls), _loras_in_step(models, plan, on_step) as after_step:
+    with (
+        _guided(models, plan, maps) as (guide, controls),
+        asking_prompts_once(loaded.pipe.unet, *([guide.pipe.controlnet] if guide else [])) as forget,
+        _loras_in_step(models, plan, on_step, forget) as after_step,
+    ):
         images = draw(
             loaded,
             embeddings,
@@ -138,6 +145,8 @@ def _draw_once(
             height=plan.height,
             steps=plan.steps,
             guidance_scale=plan.guidance_scale,
+            guidance_start=plan.guidance_start,
+            guidance_stop=plan.guidance_stop,
             on_step=after_step,
             guide=guide,
         )
@@ -179,14 +188,17 @@ def _guided(
 
 
 @contextmanager
-def _loras_in_step(models: Models, plan: Plan, on_step: OnStep | None) -> Iterator[Callable[[int, int, Tensor], None]]:
-    """Wrap `on_step` so that the LoRAs of the next step act in the next step."""
+def _loras_in_step(
+    models: Models, plan: Plan, on_step: OnStep | None, changed: Callable[[], None]
+) -> Iterator[Callable[[int, int, Tensor], None]]:
+    """Wrap `on_step` so that the LoRAs of the next step act in the next step; `changed` is called where they do."""
     with models.patcher.stepping(plan.steps) as go_to:
 
         def after_step(step: int, steps: int, latents: Tensor) -> None:
             if on_step is not None:
                 on_step(step, steps, latents)
-            go_to(step)  # counted from 1, the step that was done is, counted from 0, the next one
+            if go_to(step):  # counted from 1, the step that was done is, counted from 0, the next one
+                changed()
 
         yield after_step
 
@@ -234,6 +246,8 @@ def _record(
         height=plan.height,
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
+        guidance_start=plan.guidance_start,
+        guidance_stop=plan.guidance_stop,
         scheduler=plan.scheduler.name,
         scheduler_settings={"class_name": plan.scheduler.class_name, **plan.scheduler.kwargs},
         sampler=plan.scheduler.sampler,

@@ -25,6 +25,11 @@ class Embeddings:
     pooled_positive: Tensor  # (1, p)
     pooled_negative: Tensor  # (1, p)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that it takes."""
+        return sum(part.nbytes for part in (self.positive, self.negative, self.pooled_positive, self.pooled_negative))
+
 
 @torch.no_grad()
 def encode_prompt(pipe: StableDiffusionXLPipeline, prompt: Prompt) -> Embeddings:

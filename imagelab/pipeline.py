@@ -16,6 +16,7 @@ from imagelab.config import MemoryPolicy, Scheduler
 from imagelab.devices import within_memory
 from imagelab.encoding import Embeddings
 from imagelab.errors import GenerationError
+from imagelab.guidance import GuidanceSwitch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,6 +123,8 @@ def draw(
     height: int,
     steps: int,
     guidance_scale: float,
+    guidance_start: float = 0.0,
+    guidance_stop: float = 1.0,
     on_step: OnStep | None = None,
     guide: Guide | None = None,
 ) -> "list[Image]":
@@ -130,19 +133,32 @@ def draw(
     The noise comes from a CPU generator of each picture's own, in float32: the same for every device, dtype and batch.
     (Euler a draws more of it at each step, in the dtype of the weights.) What is drawn at once differs in the last bits
     from what is drawn alone: other kernels add in another order. `on_step(step, steps, latents)` is called after each
-    step, counted from 1. A `guide` brings its own pipeline. Raises GenerationError when NaNs, infinities or an empty
-    picture come out, and when diffusers' flag to interrupt has ended it early.
+    step, counted from 1. A `guide` brings its own pipeline. Only steps between `guidance_start` and `guidance_stop`,
+    fractions of them all, are guided. Raises GenerationError when NaNs, infinities or an empty picture come out, and
+    when diffusers' flag to interrupt has ended it early.
     """
     pipe = guide.pipe if guide else loaded.pipe
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     pipe.scheduler = build_scheduler(scheduler, loaded.scheduler_config)
     finite: list[Tensor] = []
+    guidance: dict[str, Any] = {"guidance_scale": guidance_scale}
+    switch = None
+    if (guidance_start, guidance_stop) != (0.0, 1.0):
+        switch = GuidanceSwitch(
+            guidance_scale=guidance_scale,
+            start=guidance_start,
+            stop=guidance_stop,
+            steps=steps,
+            pictures=len(seeds),
+            embeddings=embeddings,
+        )
+        guidance = switch.arguments(controlled=guide is not None)
 
-    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         finite.append(tensors["latents"].isfinite().all())  # looked at in the end: asking a GPU now would stall it
         if on_step is not None:
             on_step(step + 1, steps, tensors["latents"])
-        return {}
+        return switch.go_to(step + 1, tensors) if switch else {}
 
     pixels = _run(
         pipe,
@@ -156,9 +172,9 @@ def draw(
         width=width,
         height=height,
         num_inference_steps=steps,
-        guidance_scale=guidance_scale,
         output_type="pt",
         callback_on_step_end=after_step,
+        **guidance,
         **(guide.arguments() if guide else {}),
     )
     if pipe.interrupt:  # what has come out looks like a picture, and lacks steps

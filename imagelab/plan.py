@@ -38,6 +38,8 @@ class Plan:
     height: int  # px
     steps: int
     guidance_scale: float
+    guidance_start: float  # fractions of the steps: a step in between is guided
+    guidance_stop: float
     controls: tuple[PlannedControl, ...]
 
 
@@ -59,19 +61,25 @@ def plan_generation(configs: Configs, profile: Profile, request: GenerationReque
     loras = tuple(sorted(compose_loras(configs, profile, request), key=lambda lora: lora.record.name))
     check_step_ranges(loras, steps)
     width, height = _size_px(profile, preset, request)
+    start, stop = _guided_steps(request, steps)
     guidance = preset.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    guidance = check_number(guidance, *_GUIDANCE)
+    scheduler = configs.scheduler(preset.scheduler if request.scheduler is None else request.scheduler)
+    _check_limits(preset, scheduler, steps, guidance)
     return Plan(
         request=request,
         profile=profile,
         preset=preset,
-        scheduler=configs.scheduler(preset.scheduler if request.scheduler is None else request.scheduler),
+        scheduler=scheduler,
         prompt=_prompt(configs, profile, character, style, preset, loras, request),
         loras=loras,
         seed=check_seed(request.seed),
         width=width,
         height=height,
         steps=steps,
-        guidance_scale=check_number(guidance, *_GUIDANCE),
+        guidance_scale=guidance,
+        guidance_start=start,
+        guidance_stop=stop,
         controls=plan_controls(configs, profile, request.controls, steps),
     )
 
@@ -138,6 +146,31 @@ def _size_px(profile: Profile, preset: QualityPreset, request: GenerationRequest
     height = height if request.height is None else request.height
     profile.check_size(width, height)
     return width, height
+
+
+def _check_limits(preset: QualityPreset, scheduler: Scheduler, steps: int, guidance: float) -> None:
+    """Refuse what a preset of few steps, or a scheduler for distilled weights, makes no picture of."""
+    if preset.loras and scheduler.name != preset.scheduler:
+        expected = f"{preset.scheduler}, for which the LoRAs of quality preset {preset.name} were made"
+        raise InvalidValueError("scheduler", scheduler.name, expected)
+    for most, whose in (
+        (preset.max_guidance_scale, f"quality preset {preset.name}"),
+        (scheduler.max_guidance_scale, f"scheduler {scheduler.name}"),
+    ):
+        if most is not None and guidance > most:
+            raise InvalidValueError("guidance_scale", guidance, f"at most {most:g} with {whose}")
+    if scheduler.max_steps is not None and steps > scheduler.max_steps:
+        raise InvalidValueError("steps", steps, f"at most {scheduler.max_steps} with scheduler {scheduler.name}")
+
+
+def _guided_steps(request: GenerationRequest, steps: int) -> tuple[float, float]:
+    """Return the fractions of the steps between which guidance acts; at one step at least."""
+    start = check_number(request.guidance_start, "guidance_start", 0.0, 1.0)
+    stop = check_number(request.guidance_stop, "guidance_stop", 0.0, 1.0)
+    if not any(start <= step / steps < stop for step in range(steps)):
+        expected = f"such that one of {steps} steps is guided; for none, set guidance_scale to 1"
+        raise InvalidValueError("guidance_start, guidance_stop", (start, stop), expected)
+    return start, stop
 
 
 def _text(value: object, name: str) -> str:

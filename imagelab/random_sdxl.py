@@ -112,7 +112,7 @@ def _write(folder: Path, shape: Shape, device: torch.device) -> None:
     net.half().save_pretrained(folder / "controlnet", variant="fp16")
     del net
     (folder / "loras").mkdir()
-    for name in load_configs().lora_registry.loras:
+    for name in (name for name, lora in load_configs().lora_registry.loras.items() if FOLDER in lora.files):
         save_file(_random_lora(pipe.unet), folder / "loras" / f"{name}.safetensors", {"format": "pt"})
 
 

@@ -113,6 +113,8 @@ class GenerationRequest(Record):
     height: int | None = None  # px
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_start: float = 0.0  # fractions of the steps, as a LoRA's: a step in between is guided, which costs twice
+    guidance_stop: float = 1.0
     scheduler: str | None = None
     additional_loras: tuple[LoraUse, ...] = ()
     use_character_loras: bool = True
@@ -207,6 +209,8 @@ class GenerationRecord(Record):
     scheduler_settings: Mapping[str, Any] = field(default_factory=dict)  # diffusers' class, and what it was told
     sampler: str = ""  # what A1111 calls it
     schedule_type: str = "Automatic"  # likewise, of the noise
+    guidance_start: float = 0.0  # fractions of the steps between which it was guided
+    guidance_stop: float = 1.0
     vae_tile_px: int | None = None  # None: the picture was decoded as a whole
     controls: tuple[ControlRecord, ...] = ()
     batch_size: int = 1  # pictures drawn at once, which moves the last bits

@@ -45,6 +45,10 @@ def batch(
     height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="By default the preset's.")] = None,
+    guidance_start: Annotated[
+        float, typer.Option(help="Fraction of the steps from which on guidance acts; without it one is faster.")
+    ] = 0.0,
+    guidance_stop: Annotated[float, typer.Option(help="Fraction of the steps after which it acts no more.")] = 1.0,
     scheduler: Annotated[str | None, typer.Option(help="By default the preset's.")] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="Add a LoRA; may be given several times.")
@@ -99,6 +103,8 @@ def batch(
         height=height,
         steps=steps,
         guidance_scale=guidance_scale,
+        guidance_start=guidance_start,
+        guidance_stop=guidance_stop,
         scheduler=scheduler,
         additional_loras=lora_uses([_lora(text) for text in lora or ()]),
         use_character_loras=character_loras,

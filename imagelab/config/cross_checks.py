@@ -9,7 +9,14 @@ from typing import Any, get_args
 from imagelab.config.base import Source
 from imagelab.config.encoders import EncoderKind
 from imagelab.config.faults import validate
-from imagelab.config.options import CANNY_THRESHOLDS, MAP_TYPES, PREPROCESSOR_PARAMS, SCHEDULER_KWARGS, SPACINGS
+from imagelab.config.options import (
+    CANNY_THRESHOLDS,
+    MAP_TYPES,
+    MAX_STEPS,
+    PREPROCESSOR_PARAMS,
+    SCHEDULER_KWARGS,
+    SPACINGS,
+)
 from imagelab.config.yaml_file import Document
 from imagelab.errors import nearest_name, shorten
 
@@ -25,6 +32,7 @@ REFERENCES: tuple[tuple[str, str, str, str, str], ...] = (
     (_SDXL, "profiles.*.targets.quality_preset", "quality preset", _SDXL, "profiles.{0}.quality_presets"),
     (_SDXL, "profiles.*.quality_presets.*.scheduler", "scheduler", _SDXL, "schedulers"),
     (_SDXL, "profiles.*.quality_presets.*.size", "size", _SDXL, "profiles.{0}.sizes"),
+    (_SDXL, "profiles.*.quality_presets.*.loras.*.name", "LoRA", _LORAS, "loras"),
     (_LORAS, "loras.*.files.<key>", "profile", _SDXL, "profiles"),
     (_LORAS, "loras.*.sha256.<key>", "key of files", _LORAS, "loras.{0}.files"),
     (_LORAS, "loras.*.base.<key>", "profile", _SDXL, "profiles"),
@@ -69,6 +77,8 @@ def check_across(documents: dict[str, Document]) -> None:
     _check_sizes(documents[_SDXL])
     _check_encoders(documents[_SDXL])
     _check_guidance(documents[_CONTROLS])
+    _check_limits_of_presets(documents[_SDXL])
+    _check_loras_of_presets(documents)
     _check_bases(documents)
     _check_steps_of_loras(documents[_LORAS], "combinations")
     _check_steps_of_loras(documents[_CHARACTERS], "characters")
@@ -208,6 +218,34 @@ def _check_steps_of_loras(document: Document, table: str) -> None:
         start, stop = 0.0 if start is None else start, 1.0 if stop is None else stop
         if type(start) in {int, float} and type(stop) in {int, float} and start >= stop:
             document.add(path, f"start {start} must be below stop {stop}")
+
+
+def _check_limits_of_presets(document: Document) -> None:
+    """A preset must keep to its own limit of guidance, and to what its scheduler can do."""
+    for path, preset in _walk(document.data, ["profiles", "*", "quality_presets", "*"]):
+        if not isinstance(preset, dict):
+            continue
+        name = preset.get("scheduler")
+        scheduler = next((row for _, row in _walk(document.data, ["schedulers", str(name)])), None)
+        limits = [(preset, "max_guidance_scale", "guidance_scale", "the preset")]
+        if isinstance(scheduler, dict):
+            limits.append((scheduler, "max_guidance_scale", "guidance_scale", f"scheduler {name}"))
+            most_steps = {"max_steps": MAX_STEPS.get(str(scheduler.get("class_name")))}
+            limits.append((most_steps, "max_steps", "steps", f"scheduler {name}"))
+        for owner, limit, key, whose in limits:
+            most, value = owner.get(limit), preset.get(key)
+            if isinstance(most, int | float) and isinstance(value, int | float) and value > most:
+                message = f"must be at most {most:g}, the {limit} of {whose}"
+                document.add((*path, key), message, value=shorten(value))
+
+
+def _check_loras_of_presets(documents: dict[str, Document]) -> None:
+    """A LoRA that a preset can't do without must have a file for the preset's profile."""
+    for path, name in _walk(documents[_SDXL].data, ["profiles", "*", "quality_presets", "*", "loras", "*", "name"]):
+        files = next((files for _, files in _walk(documents[_LORAS].data, ["loras", str(name), "files"])), None)
+        if isinstance(files, dict) and path[1] not in files:
+            message = f"LoRA {{value}} has no file for profile {path[1]}: name it in lora_registry.yaml"
+            documents[_SDXL].add(path, message, value=shorten(name))
 
 
 def _check_preprocessors(document: Document) -> None:

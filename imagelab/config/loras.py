@@ -8,7 +8,7 @@ from pydantic import Field, Strict
 from imagelab.config.base import Config, Entry, Fraction, Name, SafetensorsFile, Sha256, Table, Text, Weight
 from imagelab.config.blocks import BlockWeights
 
-LoraKind = Literal["character", "style", "background", "pose"]
+LoraKind = Literal["character", "style", "background", "pose", "speed"]
 BaseName = Literal["SDXL", "puppet"]
 # channels that the cross-attention of each base model reads: what the shapes in a LoRA file tell it by
 BASE_WIDTHS: Mapping[BaseName, int] = {"SDXL": 2048, "puppet": 128}

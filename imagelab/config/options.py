@@ -37,6 +37,15 @@ _SIGMAS: dict[str, Any] = {
     "use_exponential_sigmas": bool,
     "use_karras_sigmas": bool,
 }
+# diffusers raises beyond: the steps that the distillation had
+MAX_STEPS = {"LCMScheduler": 50, "TCDScheduler": 50}
+
+# not rescale_betas_zero_snr, by which both divide by zero
+_DISTILLED: dict[str, Any] = {name: kind for name, kind in _ALL.items() if name != "rescale_betas_zero_snr"} | {
+    "clip_sample": bool,
+    "set_alpha_to_one": bool,
+    "timestep_scaling": Annotated[float, Field(gt=0, le=100)],
+}
 
 _SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": _ALL | {"clip_sample": bool, "set_alpha_to_one": bool},
@@ -52,6 +61,8 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
     },
     "EulerAncestralDiscreteScheduler": _ALL,
     "EulerDiscreteScheduler": _ALL | _SIGMAS | {"interpolation_type": Literal["linear", "log_linear"]},
+    "LCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
     "UniPCMultistepScheduler": _ALL | _SIGMAS | {"solver_order": _Order},
 }
 _PREPROCESSORS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,8 @@ from imagelab.config.base import (
 )
 from imagelab.config.encoders import Encoder
 from imagelab.config.face import FacePack
-from imagelab.config.options import SCHEDULER_KWARGS, for_editors
+from imagelab.config.loras import LoraChoices
+from imagelab.config.options import MAX_STEPS, SCHEDULER_KWARGS, for_editors
 from imagelab.errors import InvalidValueError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -28,6 +29,8 @@ SchedulerClass = Literal[
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 ]
 
@@ -43,6 +46,10 @@ class QualityPreset(Entry):
     """A key of the profile's `sizes`."""
     quality_words: str = ""
     """Appended to the prompt."""
+    loras: LoraChoices = ()
+    """What the preset can't do without: LoRAs that make few steps enough."""
+    max_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    """A request may not ask for more; null for what the scheduler allows."""
 
 
 class SizeLimits(Config):
@@ -172,6 +179,13 @@ class Scheduler(Entry):
     """What A1111 infotext calls it."""
     schedule_type: Text = "Automatic"
     """What A1111 infotext calls its noise schedule."""
+    max_guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    """It draws nothing sensible above; null for no limit of its own."""
+
+    @property
+    def max_steps(self) -> int | None:
+        """Return how many steps it knows; None for no limit of its own."""
+        return MAX_STEPS.get(self.class_name)
 
 
 class Style(Entry):

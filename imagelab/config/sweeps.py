@@ -49,6 +49,10 @@ class SweepBase(Config):
     quality_preset: Name | None = None
     scheduler: Name | None = None
     guidance_scale: Guidance | None = None
+    guidance_start: Fraction = 0.0
+    """Fraction of the steps from which on guidance acts: a step without it is faster."""
+    guidance_stop: Fraction = 1.0
+    """Fraction of the steps after which it acts no more."""
     steps: Steps | None = None
     size: SizePx | None = None
     """[width, height] in pixels."""
@@ -69,6 +73,8 @@ class SweepAxes(Config):
     quality_preset: Values[Name] | None = None
     scheduler: Values[Name] | None = None
     guidance_scale: Values[Guidance] | None = None
+    guidance_start: Values[Fraction] | None = None
+    guidance_stop: Values[Fraction] | None = None
     steps: Values[Steps] | None = None
     size: Values[SizePx] | None = None
     loras: dict[Name, Values[Weight]] = Field(default_factory=dict)
@@ -79,7 +85,8 @@ class SweepAxes(Config):
 
     def by_name(self) -> dict[str, tuple[object, ...]]:
         """Return the axes that there are, {name: values}: first those that are seen most, and the seeds last."""
-        fields = ("character", "scene", "style", "quality_preset", "scheduler", "guidance_scale", "steps", "size")
+        guidance = ("guidance_scale", "guidance_start", "guidance_stop")
+        fields = ("character", "scene", "style", "quality_preset", "scheduler", *guidance, "steps", "size")
         plain = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         nested = {("lora", name): values for name, values in self.loras.items()}
         nested |= {("control", name): values for name, values in self.controls.items()}

@@ -151,6 +151,8 @@ def _left_out(record: GenerationRecord, profile: Profile) -> tuple[str, ...]:
     """Say what a record has that isn't a setting of the panel."""
     left = [] if record.profile == profile.name else [f"its profile, {record.profile}"]
     left += [f"its {control.type} control: give its picture again" for control in record.controls]
+    if (record.guidance_start, record.guidance_stop) != (0.0, 1.0):
+        left.append(f"its guidance from {record.guidance_start:g} to {record.guidance_stop:g} of the steps alone")
     left += [f"the blocks and steps of LoRA {lora.name}" for lora in record.loras if _is_partial(lora)]
     try:
         preset = profile.preset(record.quality_preset)

@@ -30,9 +30,9 @@ class Factors(ABC):
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in named.items() if part is not None}
 
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same in float32 on a device; on "meta" the product has a shape and costs nothing."""
-        return replace(self, **{name: part.to(device, torch.float32) for name, part in self.parts().items()})
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = torch.float32) -> Self:
+        """Return the same on a device, None for the dtype it has; on "meta" the product has a shape and is free."""
+        return replace(self, **{name: part.to(device, dtype) for name, part in self.parts().items()})
 
     def norm(self) -> float:
         """Return the Frobenius norm of the product."""

@@ -1,7 +1,7 @@
 """The update that a LoRA makes to one weight."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ class LoraLayer:
     scale: float  # alpha / rank
     magnitude: Tensor | None = None  # (out, 1, …), or (1, in, …) where a LyCORIS file keeps columns
 
+    def on(self, device: torch.device | str) -> Self:
+        """Return the same with its tensors on a device, in the dtype that they have."""
+        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        return replace(self, factors=self.factors.to(device, None), magnitude=magnitude)
+
     def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """Return what a LoRA of this strength adds to the pristine `weight`: float32, of its shape, on its device.
 
@@ -33,7 +38,8 @@ class LoraLayer:
         """
         if not strength:
             return torch.zeros_like(weight, dtype=torch.float32)
-        update = (strength * self.scale * self.factors.to(weight.device).product()).reshape(weight.shape)
+        product = self.factors.to(weight.device).product()  # a tensor of its own, so it may be scaled where it is
+        update = product.mul_(strength * self.scale).reshape(weight.shape)
         if self.magnitude is None:
             return update
         magnitude, pristine = (tensor.detach().to(weight.device, torch.float32) for tensor in (self.magnitude, weight))

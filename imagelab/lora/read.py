@@ -1,16 +1,19 @@
 """LoRA files, fitted to a pipeline: all of a file, or a refusal."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagelab.errors import ModelFileError
 from imagelab.lora.base import Base, pipeline_base
 from imagelab.lora.faults import TRAIN, find_faults, lengths_shape
-from imagelab.lora.layers import LoraLayer, find_weight
+from imagelab.lora.layers import LoraLayer, Slot, find_weight
 from imagelab.lora.stored import StoredLora, StoredModule, open_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
+    from torch import Tensor
 
 
 def read_lora(path: Path, pipe: "StableDiffusionXLPipeline", sha256: str = "") -> tuple[LoraLayer, ...]:
@@ -19,7 +22,7 @@ def read_lora(path: Path, pipe: "StableDiffusionXLPipeline", sha256: str = "") -
     LoRA, LoCon, DoRA, LoHa and LoKr. Raises ModelFileError unless all of it fits: every key, every shape, every
     number, and an effect at all; and unless what is read has this sha256, if one is given. ModelNotFoundError.
     """
-    return fit_lora(open_unchanged(path, sha256), pipe)
+    return fit_lora(open_unchanged(path, sha256), pipe, partial(find_weight, pipe))
 
 
 def open_unchanged(path: Path, sha256: str) -> StoredLora:
@@ -36,13 +39,18 @@ def check_unchanged(path: Path, actual: str, expected: str) -> None:
         raise ModelFileError(path, reason, "Ask for the picture again")
 
 
-def fit_lora(lora: StoredLora, pipe: "StableDiffusionXLPipeline") -> tuple[LoraLayer, ...]:
-    """Fit what a file holds to the pipeline's modules; raises ModelFileError unless all of it fits."""
+def fit_lora(
+    lora: StoredLora, pipe: "StableDiffusionXLPipeline", weight_of: "Callable[[Slot], Tensor | None]"
+) -> tuple[LoraLayer, ...]:
+    """Fit what a file holds to the pipeline's modules; raises ModelFileError unless all of it fits.
+
+    Whether it changes anything is seen on what `weight_of` gives: the base model's weights.
+    """
     base = pipeline_base(pipe)
     for fault in find_faults(lora, base):
         raise ModelFileError(lora.path, fault.reason, fault.fix)
     layers = tuple(_layer(lora, module, base) for module in lora.modules)
-    if not any(layer.changes(weight) for layer in layers if (weight := find_weight(pipe, layer.slot)) is not None):
+    if not any(layer.changes(weight) for layer in layers if (weight := weight_of(layer.slot)) is not None):
         raise ModelFileError(lora.path, "changes nothing: what it adds is lost in rounding, if it isn't zero", TRAIN)
     return layers
 

@@ -44,6 +44,9 @@ def _settings(record: GenerationRecord) -> dict[str, str]:
         "VAE hash": hashes.get("vae", ""),
         "RNG": "CPU",
     }
+    if (record.guidance_start, record.guidance_stop) != (0.0, 1.0):  # A1111 has no words for it
+        settings["Guidance start"] = plain_number(record.guidance_start)
+        settings["Guidance stop"] = plain_number(record.guidance_stop)
     settings |= {f"ControlNet {index}": format_unit(control) for index, control in enumerate(record.controls)}
     loras = [(lora.name, lora.tensors_sha256[:_AUTOV3]) for lora in record.loras if lora.tensors_sha256]
     settings["Lora hashes"] = write_hashes(loras)

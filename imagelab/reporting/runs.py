@@ -9,7 +9,7 @@ from pathlib import Path
 from imagelab.errors import InvalidValueError
 from imagelab.results import BatchResult
 from imagelab.runs import read_batch
-from imagelab.runs.folder import PLAN_FILE
+from imagelab.runs.progress import PLAN_FILE
 
 RESULT_FILE = "result.json"
 

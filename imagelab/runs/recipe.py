@@ -22,6 +22,7 @@ _LIBRARIES = (
     "onnxruntime", "onnxruntime-gpu",
 )  # fmt: skip
 _WRITTEN_OUT = ("request", "profile", "preset", "scheduler", "prompt", "loras", "seed", "controls")
+_USUAL = {"guidance_start": 0.0, "guidance_stop": 1.0}  # said only where they are others: plans of before hold
 
 
 def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[
     profile, request = plan.profile, plan.request
     dtype = _dtype(profile, device)
     rest = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan) if item.name not in _WRITTEN_OUT}
+    rest = {name: value for name, value in rest.items() if name not in _USUAL or value != _USUAL[name]}
     recipe = {
         "profile": profile.name,
         "character": request.character,

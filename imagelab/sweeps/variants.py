@@ -117,6 +117,8 @@ def _base_request(base: SweepBase) -> GenerationRequest:
         height=height,
         steps=base.steps,
         guidance_scale=base.guidance_scale,
+        guidance_start=base.guidance_start,
+        guidance_stop=base.guidance_stop,
         scheduler=base.scheduler,
         additional_loras=tuple(LoraUse(**choice.model_dump()) for choice in base.loras),
         use_character_loras=base.use_character_loras,

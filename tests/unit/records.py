@@ -101,6 +101,8 @@ def _record(words, dice):
         height=dice.randrange(8, 4096),
         steps=dice.randrange(1, 151),
         guidance_scale=dice.choice([7.0, 7.5, dice.uniform(0, 30)]),
+        guidance_start=dice.choice([0.0, 0.0, dice.random()]),
+        guidance_stop=dice.choice([1.0, 1.0, dice.random()]),
         scheduler="dpmpp_2m_karras",
         loras=tuple(_lora(name, dice) for name in names),
         device="cpu",

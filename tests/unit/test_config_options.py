@@ -11,6 +11,7 @@ from imagelab.config.options import SCHEDULER_KWARGS, SPACINGS
 
 # One of each kind of number; of choices and switches, all are tried.
 NUMBERS = {"beta_start": [0.0001], "beta_end": [0.03], "steps_offset": [0, 1], "solver_order": [1, 2, 3]}
+NUMBERS["timestep_scaling"] = [10.0]
 
 
 def values(name, kind):

@@ -85,6 +85,8 @@ def check_the_round_trip(record):
     assert (values["Seed"], values["Steps"]) == (str(record.seed), str(record.steps))
     assert values["Size"] == f"{record.width}x{record.height}"
     assert float(values["CFG scale"]) == record.guidance_scale
+    interval = (float(values.get("Guidance start", 0)), float(values.get("Guidance stop", 1)))
+    assert interval == (record.guidance_start, record.guidance_stop)
     assert len([key for key in values if key.startswith("ControlNet ")]) == len(record.controls)
 
     _, weights, hashes, _ = civitai(text)

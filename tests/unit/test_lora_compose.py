@@ -1,6 +1,7 @@
 """Several LoRAs in one model: by component, by block and by step, and nothing of them stays behind."""
 
 import gc
+import itertools
 import os
 import random
 import tracemalloc
@@ -372,6 +373,55 @@ def test_two_hundred_cycles_leave_the_base_to_the_bit_and_no_memory(pipe, patche
     assert tensors() <= tensors_before
     assert traced < 2**20
     assert psutil.Process().memory_info().rss - rss_before < 64 * 2**20
+
+
+def test_after_a_thousand_switches_the_weights_are_those_of_a_fresh_model_where_they_always_were(pipe, patcher, files):
+    paths, records = files[0], {}
+    for index, name in enumerate("abc"):
+        records[name] = record(name, 0.4 + 0.3 * index, 0.2 * index)
+    sets = [(), *itertools.combinations("abc", 1), *itertools.combinations("abc", 2), tuple("abc")]
+    base, fresh = weights(pipe), {}
+    for chosen in sets:
+        alone = LoraPatcher(pipe=pipe)
+        alone.apply([(paths[name], records[name]) for name in chosen])
+        fresh[chosen] = weights(pipe)
+        alone.clear()
+    where = {part: [weight.data_ptr() for weight in getattr(pipe, part).parameters()] for part in COMPONENTS}
+    pick = random.Random(11)
+    for number in range(1000):
+        chosen = pick.choice(sets)
+        patcher.apply([(paths[name], records[name]) for name in chosen])
+        if number % 20 == 19:
+            assert same(weights(pipe), fresh[chosen])
+    assert where == {part: [weight.data_ptr() for weight in getattr(pipe, part).parameters()] for part in COMPONENTS}
+    patcher.apply([])
+    assert same(weights(pipe), base)
+
+
+def test_a_switch_writes_only_the_weights_on_which_something_else_acts_than_before(pipe, patcher, tmp_path):
+    first, second = LAYERS["unet"][:2]
+    one = write(tmp_path / "one.safetensors", peft_tensors(random_pairs(pipe, layers={"unet": (first, second)})))
+    other = write(tmp_path / "other.safetensors", peft_tensors(random_pairs(pipe, layers={"unet": (second,)})))
+    patcher.apply([(one, record("one"))])
+    kept, changed = (pipe.unet.get_submodule(name).weight for name in (first, second))
+    with_one = changed.clone()
+    kept.data[0, 0] = 7  # a mark that writing would wipe out
+    patcher.apply([(one, record("one")), (other, record("other"))])
+    assert kept.flatten()[0] == 7
+    assert not torch.equal(changed, with_one)
+    patcher.apply([(one, record("one", 0.5))])
+    assert kept.flatten()[0] != 7
+
+
+def test_what_acts_on_the_text_encoders_is_told_from_what_acts_on_the_unet(patcher, files):
+    patcher.apply([(files[0]["a"], record("a", 1.0, 0.0))])
+    assert not patcher.in_text_encoders
+    patcher.apply([(files[0]["a"], record("a", 1.0, 0.5))])
+    half = patcher.in_text_encoders
+    patcher.apply([(files[0]["a"], record("a", 0.3, 0.5))])
+    assert patcher.in_text_encoders == half
+    patcher.apply([(files[0]["a"], record("a", 0.3, 0.6))])
+    assert patcher.in_text_encoders != half
 
 
 # --- effect and interference

@@ -103,7 +103,8 @@ def test_all_axes_reach_the_pictures():
     control = {"type": "pose", "image": "pose.png", "scale": 0.9}
     axes = {
         "character": ["alberto"], "scene": ["at sea"], "style": ["pixar"], "quality_preset": ["high"],
-        "scheduler": ["euler"], "guidance_scale": [3.0], "steps": [4], "size": [[64, 128]], "loras": {TOWN: [0.3]},
+        "scheduler": ["euler"], "guidance_scale": [3.0], "guidance_start": [0.25],
+        "guidance_stop": [0.75], "steps": [4], "size": [[64, 128]], "loras": {TOWN: [0.3]},
         "controls": {"pose": [0.2]}, "seeds": [1],
     }  # fmt: skip
     (variant,) = swept(axes, controls=[control], loras=[{"name": TOWN, "weight": 1.0, "start": 0.5}])
@@ -111,6 +112,7 @@ def test_all_axes_reach_the_pictures():
 
     assert (picture.character, picture.scene_description, picture.style) == ("alberto", "at sea", "pixar")
     assert (picture.quality_preset, picture.scheduler, picture.guidance_scale) == ("high", "euler", 3.0)
+    assert (picture.guidance_start, picture.guidance_stop) == (0.25, 0.75)
     assert (picture.steps, picture.width, picture.height, picture.seed) == (4, 64, 128, 1)
     assert picture.additional_loras == (LoraUse(name=TOWN, weight=0.3, start=0.5),)
     assert [(use.type, use.image, use.scale) for use in picture.controls] == [("pose", Path("pose.png"), 0.2)]

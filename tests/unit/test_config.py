@@ -364,3 +364,12 @@ def test_a_project_without_notebooks_names_the_folder_that_was_searched(tmp_path
     monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path))
     with pytest.raises(NotebookError, match=f"no notebooks in {tmp_path}/notebooks. Run this .* IMAGELAB_ROOT"):
         find_notebook("22_filter_batches")
+
+
+def test_a_lora_that_a_preset_cannot_do_without_needs_a_file_for_the_presets_profile(good):
+    spoil(good, "sdxl_config", "size: square}\n", "size: square, loras: [{name: luca}]}\n")
+    spoil(good, "lora_registry", "files: {tiny:", "files: {other:")
+    place = "profiles.tiny.quality_presets.draft.loras.0.name (line 21)"
+    assert any(
+        problem.startswith(f"{place}: LoRA 'luca' has no file for profile tiny") for problem in problems_of(good)
+    )

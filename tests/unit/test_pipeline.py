@@ -34,6 +34,7 @@ from imagelab.pipeline import apply_memory_policy, build_scheduler, draw
 from imagelab.prompts import Prompt
 
 ROOT = Path(__file__).parents[2]
+SCHEDULERS = ["euler", "euler_a", "euler_trailing", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc", "lcm", "tcd"]
 LONG = ", ".join(f"a small red house number {number} on the hill by the sea" for number in range(12))
 
 
@@ -153,7 +154,7 @@ def test_a_picture_is_the_one_that_diffusers_draws(pipe, paint):
     assert ours.tobytes() == theirs.tobytes()
 
 
-@pytest.mark.parametrize("name", ["euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc"])
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_each_scheduler_draws_the_same_picture_for_the_same_seed(configs, loaded, paint, name, caplog):
     scheduler = build_scheduler(configs.scheduler(name), loaded.scheduler_config)
     assert type(scheduler).__name__ == configs.scheduler(name).class_name
@@ -167,7 +168,7 @@ def test_each_scheduler_draws_the_same_picture_for_the_same_seed(configs, loaded
 
 
 def test_every_scheduler_of_the_configuration_is_tried_above(configs):
-    assert set(configs.sdxl.schedulers) == {"euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc"}
+    assert set(configs.sdxl.schedulers) == set(SCHEDULERS)
 
 
 def test_the_noise_is_the_seeds_alone(paint):

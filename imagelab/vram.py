@@ -36,6 +36,20 @@ def read_vram(device: "str | torch.device" = "auto") -> VramReading:
     )
 
 
+def room_gib(device: "str | torch.device" = "auto") -> float | None:
+    """Return the GiB that PyTorch may have in use on a device, what it holds already included; None without CUDA.
+
+    That is what nobody else holds, and no more than `set_per_process_memory_fraction` lets it have.
+    """
+    if not _uses_cuda(device):
+        return None
+    from torch import cuda
+
+    where = _gpu(device)
+    free, total = cuda.mem_get_info(where)
+    return min(free + cuda.memory_reserved(where), total * cuda.get_per_process_memory_fraction(where)) / _GIB
+
+
 def reset_peak(device: "str | torch.device" = "auto") -> None:
     """Let the peak start anew from what is in use now."""
     if _uses_cuda(device):

@@ -121,6 +121,15 @@ class ControlNets:
         """Return where the ControlNets in memory come from, the least recently used first."""
         return tuple(self._nets)
 
+    def folders_with(self, controls: Sequence[PlannedControl]) -> tuple[Path, ...]:
+        """Return where those come from that will be in memory once those of the controls are."""
+        needed = tuple(dict.fromkeys(control.folder for control in controls))
+        if not needed:
+            return self.folders
+        spare = [folder for folder in self._nets if folder not in needed]
+        kept = max(0, self.resident - len(needed))
+        return (*spare[max(0, len(spare) - kept) :], *needed)
+
     def fetch(self, controls: Sequence[PlannedControl]) -> list[LoadedNet]:
         """Return the ControlNet of each control, read from its folder unless it is in memory.
 

@@ -19,6 +19,7 @@ from imagelab.environment import read_environment
 from imagelab.errors import DegradedWarning, OutOfMemoryError
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
+from imagelab.memory_contract import Contract, Job, controlnet_bytes
 from imagelab.memory_ladder import next_rung
 from imagelab.pipeline import Guide, LoadedPipeline, OnStep, apply_memory_policy, draw
 from imagelab.plan import Plan
@@ -28,6 +29,7 @@ from imagelab.results import ControlRecord, Generation, GenerationRecord
 from imagelab.versions import drawing_versions
 from imagelab.vram import read_vram, release_memory
 
+_TOO_MUCH = "more memory predicted than limit_gib allows"
 _SMALLER = "Draw a smaller picture, or with fewer ControlNets"
 
 
@@ -41,11 +43,13 @@ class Models:
     prompts: EncodedPrompts = field(init=False)
     memory: MemoryPolicy  # the one in force, which may be lower on the ladder than the profile's
     given_up: tuple[str, ...] = ()  # the rungs taken so far
+    contract: Contract = field(init=False)
 
     def __post_init__(self) -> None:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
         self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
         self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
+        self.contract = Contract(pipe=self.loaded.pipe, device=self.loaded.device, limit_gib=self.memory.limit_gib)
 
     def weights_at_hand(self) -> AbstractContextManager[None]:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""
@@ -60,6 +64,41 @@ class Models:
         self.use(memory, (*self.given_up, f"{why}: {what}"))
         warnings.warn(self.given_up[-1], DegradedWarning, stacklevel=2)
         return True
+
+    def job(self, plan: Plan, pictures: int) -> Job:
+        """Return what memory depends on when so many pictures of a plan are drawn at once."""
+        # Those that don't act are on the CPU where models come and go.
+        kept = self.nets.folders_with(plan.controls)
+        if self.loaded.offloads(self.memory):
+            kept = tuple({control.folder for control in plan.controls})
+        return Job(
+            width=plan.width,
+            height=plan.height,
+            pictures=pictures,
+            guided=plan.guidance_scale > 1,
+            loras=bool(plan.loras),
+            controls=len(plan.controls),
+            net_bytes=controlnet_bytes(kept, self.loaded.pipe.unet.dtype),
+        )
+
+    def make_fit(self, plan: Plan, pictures: int) -> int:
+        """Go down the ladder as far as the predicted memory asks for; return how many pictures to draw at once.
+
+        Nothing has been allocated by then. Says so in a DegradedWarning; raises OutOfMemoryError where nothing helps.
+        """
+        if self.contract.limit_gib is None:
+            return pictures
+        fitted = self.contract.fit(self.job(plan, pictures), self.memory)
+        if fitted.given_up:
+            said = [f"{_TOO_MUCH}: {what}" for what in fitted.given_up]
+            self.use(fitted.memory, (*self.given_up, *said))
+            warnings.warn("; ".join(said), DegradedWarning, stacklevel=2)
+        return fitted.job.pictures
+
+    def predict_gib(self, plan: Plan, pictures: int) -> float:
+        """Return the most memory that a plan is predicted to take as things are, 0 where there is no limit to it."""
+        limited = self.contract.limit_gib is not None
+        return self.contract.predict_gib(self.job(plan, pictures), self.memory) if limited else 0.0
 
     def use(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
         """Put a policy in force, and say what was given up for it."""
@@ -89,8 +128,13 @@ def draw_plan(
 
     Where the memory is too small it is tried again, with half of the pictures at once, then with the VAE in
     tiles, then offloaded; records say so in `degraded`. `seconds`: what it took until now, {stage: duration}. Raises
-    ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder.
+    ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder. What can be
+    predicted not to fit isn't tried: the ladder is gone down first.
     """
+    if (fitting := models.make_fit(plan, len(seeds))) < len(seeds):
+        parts = [seeds[start : start + fitting] for start in range(0, len(seeds), fitting)]
+        drawn = [draw_plan(models, plan, part, maps, seconds, on_step) for part in parts]
+        return _with_degraded(chain(*drawn), f"{_TOO_MUCH}: not {len(seeds)} pictures at once")
     before = models.memory, models.given_up
     while True:
         try:
@@ -264,6 +308,7 @@ def _record(
         environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,
+        predicted_vram_gib=models.predict_gib(plan, batch_size),
     )
 
 

@@ -104,6 +104,14 @@ def write_random_sdxl(*, shape: Shape = FULL, device: str = "auto", seed: int = 
     return folder
 
 
+def sdxl_on_meta() -> tuple[StableDiffusionXLPipeline, ControlNetModel]:
+    """Return SDXL's models and a ControlNet at full size on the meta device: shapes in float16, and no numbers."""
+    meta = torch.device("meta")
+    pipe = _random_pipeline(FULL, meta)
+    with meta:
+        return pipe, ControlNetModel.from_unet(pipe.unet, load_weights_from_unet=False).half()
+
+
 def _write(folder: Path, shape: Shape, device: torch.device) -> None:
     pipe = _random_pipeline(shape, device)
     pipe.save_pretrained(folder / "base", variant="fp16")

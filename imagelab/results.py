@@ -219,6 +219,7 @@ class GenerationRecord(Record):
     environment: Environment | None = None  # None: of a record that is older than this
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)  # {stage: duration}, of the whole batch
     peak_vram_gib: float = field(default=0.0, compare=False)  # with the weights; 0 where there is no GPU
+    predicted_vram_gib: float = field(default=0.0, compare=False)  # of that, before it was drawn
     schema_version: int = SCHEMA_VERSION
 
     def to_request(self) -> GenerationRequest:

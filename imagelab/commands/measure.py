@@ -1,4 +1,4 @@
-"""The commands that measure: bench, compare, and random-sdxl for what is measured."""
+"""The commands that measure: bench, compare, predict-memory, and random-sdxl for what is measured."""
 
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +85,24 @@ def _share(text: str) -> float:
     if not (0 <= share < 1 or (text.endswith("%") and 1 <= share <= 10)):
         raise InvalidValueError("--fail-over", text, "a loss as 10%, or as 0.1")
     return share
+
+
+def predict_memory(
+    profile: ProfileName = "sdxl",
+    room: Annotated[float, typer.Option(help="GiB of GPU memory that PyTorch may use.")] = 15.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write, by default none.")] = None,
+) -> None:
+    """Say which of a profile's sizes and batches fit a graphics card, and how; needs neither weights nor a GPU."""
+    from imagelab.config import load_configs
+    from imagelab.memory_table import tabulate
+    from imagelab.reporting import write_measurement
+
+    table = tabulate(load_configs().profile(profile), room)
+    for row in table.rows:
+        typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+    typer.echo("  ".join(f"{name} {value}" for name, value in table.facts.items()))
+    if output is not None:
+        typer.echo(f"wrote {write_measurement(table, output)}")
 
 
 def random_sdxl(

@@ -77,6 +77,8 @@ class MemoryPolicy(Config):
     """Decode a picture tile by tile."""
     vae_tile_px: Annotated[SidePx, Field(multiple_of=32)]
     """Side of a tile; must be below the picture's, or nothing is tiled. diffusers cuts other tiles to a wrong size."""
+    limit_gib: Positive | None = None
+    """What may be in use at once. What is predicted to need more is drawn in a slower way, or refused."""
 
 
 class LatencySeconds(Config):

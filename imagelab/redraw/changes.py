@@ -10,7 +10,15 @@ from imagelab.results import GenerationRecord, Record
 
 _ENVIRONMENT = ("environment", "versions", "device", "degraded")
 # No input: what it took, what others call things, where a file lay, and a second hash of one.
-_LEFT_OUT = ("seconds", "peak_vram_gib", "schema_version", "sampler", "schedule_type", "tensors_sha256")
+_LEFT_OUT = (
+    "seconds",
+    "peak_vram_gib",
+    "predicted_vram_gib",
+    "schema_version",
+    "sampler",
+    "schedule_type",
+    "tensors_sha256",
+)
 _OF_THE_PICTURE = ("image_sha256", "is_map", "preprocessor", "params", "preprocessor_sha256")  # that a map was made of
 _NOTHING = "nothing"
 

@@ -184,7 +184,9 @@ class RunFolder:
         assert item.path is not None  # noqa: S101  its caller asked
         path = self.path / item.path
         # How long it took is in the ledger: so the same picture is the same file, bit for bit.
-        save_png(generation.image, path, replace(generation.record, seconds={}, peak_vram_gib=0.0))
+        save_png(
+            generation.image, path, replace(generation.record, seconds={}, peak_vram_gib=0.0, predicted_vram_gib=0.0)
+        )
         for index, (made, control) in enumerate(zip(generation.control_maps, generation.record.controls, strict=True)):
             map_path = shared_map_path(self.path, index, control.type, control.map_sha256)
             if not map_path.exists():  # most pictures of a run follow the same one

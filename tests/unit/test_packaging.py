@@ -132,7 +132,7 @@ def test_ci_runs_make_test_whether_or_not_a_browser_could_be_installed(tmp_path,
     for name, does in {"make": f'echo "make $@" >> {said}', "apt-get": apt, "id": root_id}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
-    for name in ("bash", "dirname"):
+    for name in ("bash", "dirname", "timeout"):
         (tmp_path / name).symlink_to(shutil.which(name))
     subprocess.run([shutil.which("bash"), ROOT / ".ci/run"], check=True, env={"PATH": str(tmp_path)})
     first, *others = said.read_text(encoding="utf-8").splitlines()

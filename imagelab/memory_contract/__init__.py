@@ -1,6 +1,6 @@
 """How much memory drawing takes, said before it is taken: weights, activations by size and batch, ControlNets, LoRAs.
 
-docs/decisions/0020 says what is counted, what is measured and how near it comes.
+docs/decisions/0018 says what is counted, what is measured and how near it comes.
 """
 
 from imagelab.memory_contract.activations import Activations, Line, count_activations

@@ -92,6 +92,10 @@ class CharacterGenerator:
             if self._models is not None and self._models.given_up:
                 self._models.use(self.profile.memory, ())
 
+    def forget_prompts(self) -> None:
+        """Let the text encoders be asked anew: what they said of the last prompts is kept otherwise."""
+        self._ready().prompts.forget()
+
     def _ready(self) -> "Models":
         with self._lock:
             self._refuse_if_closed()

@@ -34,3 +34,7 @@ class EncodedPrompts:
         while sum(embeddings.nbytes for embeddings in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
             self._kept.popitem(last=False)
         return self._kept[key]
+
+    def forget(self) -> None:
+        """Let the text encoders be asked anew."""
+        self._kept.clear()

@@ -55,6 +55,7 @@ class Bench:
         """Draw the case's pictures; return also the seconds that it took to put its LoRAs into the weights."""
         request = case.request(self.control_image)
         if case.engine == "imagelab":
+            self.generator.forget_prompts()  # stock diffusers encodes them each time, and so does whoever draws once
             made = self.generator.generate_together(request, seeds, on_step)
             return [each.image for each in made], made[0].record.seconds["loras"]
         plan = plan_generation(self.generator.configs, self.generator.profile, request)

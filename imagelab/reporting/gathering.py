@@ -65,4 +65,4 @@ def _read_unmeasured(path: Path) -> tuple[Unmeasured, ...]:
         return tuple(Unmeasured.from_dict(listed[place]) for place in range(len(listed)))
     except (OSError, ValueError, TypeError, KeyError) as error:
         wanted = f"a list of objects with what, needs, command and predicted ({error})"
-        raise InvalidValueError("file", str(path), wanted) from error
+        raise InvalidValueError(path.name, str(path), wanted) from error

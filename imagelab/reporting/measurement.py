@@ -54,5 +54,7 @@ def write_text(text: str, path: Path) -> Path:
         with whole_file(path) as stream:
             stream.write(text.encode())
     except OSError as error:
-        raise InvalidValueError("path", str(path), f"a file that can be written ({error.strerror})") from error
+        raise InvalidValueError(
+            f"path of {path.name}", str(path), f"a file that can be written ({error.strerror})"
+        ) from error
     return path

@@ -250,7 +250,8 @@ def test_the_same_command_goes_on_after_sigterm_and_draws_what_one_process_draws
     """A7, F11: SIGTERM ends it with 3, a changed option is refused with 2, the same command ends it with 0."""
     generator.load()  # what this imports, the forks needn't
     folder = tmp_path / "run"
-    command = [*COMMAND, "--output-dir", folder]
+    count = 12  # enough not to be through with them before the signal comes
+    command = [*COMMAND, "--num-images", count, "--output-dir", folder]
     running = imagelab(*command)
     end = time.monotonic() + 240
     while time.monotonic() < end and not ((folder / "ledger.jsonl").exists() and read_batch(folder).items):
@@ -260,15 +261,15 @@ def test_the_same_command_goes_on_after_sigterm_and_draws_what_one_process_draws
     assert wait_for(running) == 3
     assert time.monotonic() - clock < 10, "schedulers kill what hasn't ended soon after SIGTERM"
     assert f"{folder} has what was drawn" in capfd.readouterr().err
-    left = 3 - len(read_batch(folder).items)
+    left = count - len(read_batch(folder).items)
     for only in ([], ["--dry-run"]):
         assert wait_for(imagelab(*command, "--scene", "at night", *only)) == 2
         assert "scene_description was" in capfd.readouterr().err
     assert wait_for(imagelab(*command, "--dry-run")) == 0
-    assert f"left       {left} of 3" in capfd.readouterr().out
+    assert f"left       {left} of {count}" in capfd.readouterr().out
     assert wait_for(imagelab(*command)) == 0
-    assert "3 pictures: 3 accepted" in capfd.readouterr().out
-    given = {"num_images": 3, "seed": 7, "additional_loras": [{"name": "beach", "weight": 0.5}]}
+    assert f"{count} pictures: {count} accepted" in capfd.readouterr().out
+    given = {"num_images": count, "seed": 7, "additional_loras": [{"name": "beach", "weight": 0.5}]}
     draw(generator, manager, tmp_path / "here", SMALL | given | {"enable_consistency_check": False})
     assert content(folder) == content(tmp_path / "here")
 

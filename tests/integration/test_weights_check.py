@@ -61,7 +61,7 @@ def test_what_is_no_base_is_refused_with_what_one_is(configs, tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.bin").touch()
 
-    with pytest.raises(InvalidValueError, match=rf"safetensors file, or a folder .*{name}"):
+    with pytest.raises(InvalidValueError, match=r"safetensors file, or a folder"):
         with_base(configs, "puppet", tmp_path / name)
 
 

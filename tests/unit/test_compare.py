@@ -283,7 +283,7 @@ def test_the_command_ends_with_1_for_what_is_worse_and_writes_it(tmp_path, compa
         (["a.json", "none.json"], "and there is nothing"),
         (["batch", "empty"], "plan.json"),
         (["a.json", "a.json", "--fail-over", "10"], "a loss as 10%, or as 0.1"),
-        (["a.json", "a.json", "--fail-over", "ten%"], "with a number at the end"),
+        (["a.json", "a.json", "--fail-over", "ten%"], "such as 0.8"),
     ],
 )
 def test_what_cannot_be_compared_ends_with_2(tmp_path, compare, monkeypatch, arguments, said):

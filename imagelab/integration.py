@@ -96,7 +96,7 @@ def _base(generator: CharacterGenerator, plain: GenerationRequest) -> _Outcome:
 
 def _lora(generator: CharacterGenerator, plain: GenerationRequest) -> _Outcome:
     """Draw with a LoRA of the character, at weight 1 and 0, and without it again: it acts, and it leaves no trace."""
-    (name, *_) = _lora_names(generator, plain)
+    name = _lora_name(generator, plain)
     at = {
         weight: generator.generate(replace(plain, additional_loras=(LoraUse(name=name, weight=weight),)))
         for weight in (1.0, 0.0)
@@ -127,13 +127,12 @@ def _consistency(
     return f"similarity {verdict.similarity_score:.2f}, threshold {verdict.threshold:.2f}: {word}", {"checked": drawn}
 
 
-def _lora_names(generator: CharacterGenerator, request: GenerationRequest) -> list[str]:
-    character = generator.configs.character(_character_of(request))
-    names = [use.name for use in character.loras]
-    if not names:
+def _lora_name(generator: CharacterGenerator, request: GenerationRequest) -> str:
+    loras = generator.configs.character(_character_of(request)).loras
+    if not loras:
         fix = "Name one in character_presets.yaml"
         raise ProfileError(generator.profile.name, f"{request.character} has no LoRA", fix)
-    return names
+    return loras[0].name
 
 
 def _character_of(request: GenerationRequest) -> str:

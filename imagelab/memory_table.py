@@ -28,7 +28,7 @@ class Planned:
     fit: Fit
 
 
-def plan_cases(profile: Profile, room_gib: float) -> list[Planned]:
+def predict_cases(profile: Profile, room_gib: float) -> list[Planned]:
     """Predict each preset, size, batch and variant of a profile with SDXL's models in float16 on a GPU."""
     pipe, net = sdxl_on_meta()
     device = torch.device("cuda")
@@ -71,7 +71,7 @@ def _extreme_sizes(profile: Profile) -> dict[str, tuple[int, int]]:
 
 def tabulate(profile: Profile, room_gib: float) -> Measurement:
     """Return the table of a profile, with rows of its default preset and without LoRAs, which change no peak."""
-    cases = plan_cases(profile, room_gib)
+    cases = predict_cases(profile, room_gib)
     shown = [case for case in cases if case.preset == profile.default_quality_preset and not case.job.loras]
     return Measurement(
         what=f"Predicted, not measured: peak GPU memory where PyTorch has {room_gib:g} GiB, {profile.name}, float16; "

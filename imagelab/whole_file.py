@@ -5,10 +5,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from imagelab.errors import InvalidValueError
 from imagelab.results import Record
+
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @contextmanager
@@ -38,12 +40,26 @@ def whole_file(path: Path, *, scratch_folder: Path | None = None) -> Iterator[Bi
 
 def write_record(record: Record, path: Path) -> Path:
     """Write a record as JSON, whole or not at all; raises InvalidValueError where that can't be."""
+    return write_text(f"{record.to_json(indent=1)}\n", path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a text file, whole or not at all; raises InvalidValueError where that can't be."""
     try:
         with whole_file(path) as stream:
-            stream.write(f"{record.to_json(indent=1)}\n".encode())
+            stream.write(text.encode())
     except OSError as error:
-        raise InvalidValueError("path", str(path), f"a file that can be written ({error.strerror})") from error
+        wanted = f"a file that can be written ({error.strerror})"
+        raise InvalidValueError(f"path of {path.name}", str(path), wanted) from error
     return path
+
+
+def read_record(kind: type[RecordT], what: str, path: str | os.PathLike[str]) -> RecordT:
+    """Read what `write_record` wrote of a kind; raises InvalidValueError, which says of what and names the file."""
+    try:
+        return kind.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # InvalidValueError is a ValueError
+        raise InvalidValueError(f"{what} {Path(path).name}", str(path), f"one that can be read ({error})") from error
 
 
 def sync_folder(folder: Path) -> None:

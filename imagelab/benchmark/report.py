@@ -14,9 +14,8 @@ from imagelab.benchmark.cases import Case
 from imagelab.calibration import Estimate
 from imagelab.calibration.intervals import bootstrap_interval
 from imagelab.config import Profile
-from imagelab.errors import InvalidValueError
 from imagelab.results import Record
-from imagelab.whole_file import write_record
+from imagelab.whole_file import read_record, write_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,12 +126,7 @@ def _row(report: CaseReport) -> dict[str, object]:
 
 def read_report(path: str | os.PathLike[str]) -> BenchmarkReport:
     """Read what `write` wrote; raises InvalidValueError, which names the file."""
-    try:
-        return BenchmarkReport.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # InvalidValueError is a ValueError
-        raise InvalidValueError(
-            f"benchmark report {Path(path).name}", str(path), f"one that can be read ({error})"
-        ) from error
+    return read_record(BenchmarkReport, "benchmark report", path)
 
 
 def report_case(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_path, number
+from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_option, number
 from imagelab.errors import InvalidValueError, RunStoppedError
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ def batch(
     num_images: Annotated[int, typer.Option(help="How many pictures; the seeds count up.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
     output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            parser=folder_path,
-            metavar="FOLDER",
-            help="To draw into or to go on in; by default a new one in reports/runs.",
-        ),
+        Path | None, folder_option("To draw into or to go on in; by default a new one in reports/runs.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Quality preset, by default the profile's own.")] = None,
     style: Annotated[str | None, typer.Option(help="Style of sdxl_config.yaml.")] = None,
@@ -137,12 +132,7 @@ def batch(
 def sweep(
     file: Annotated[Path, typer.Argument(help="YAML file of a sweep, as in configs/sweeps.")],
     output_dir: Annotated[
-        Path | None,
-        typer.Option(
-            parser=folder_path,
-            metavar="FOLDER",
-            help="To draw into, or to go on in; by default reports/runs/sweep-<name of the file>.",
-        ),
+        Path | None, folder_option("To draw into, or to go on in; by default reports/runs/sweep-<name of the file>.")
     ] = None,
     retry_failed: RetryFailed = False,
     verify: Verify = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, Device, ProfileName, folder_path, number
+from imagelab.commands.options import FAILED, Device, ProfileName, folder_option, number
 from imagelab.errors import InvalidValueError
 
 
@@ -13,10 +13,7 @@ def bench(
     profile: ProfileName = None,
     device: Device = "auto",
     num_runs: Annotated[int, typer.Option(help="Measurements of each case.")] = 5,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(parser=folder_path, metavar="FOLDER", help="For the JSON, by default reports/benchmarks."),
-    ] = None,
+    output_dir: Annotated[Path | None, folder_option("For the JSON, by default reports/benchmarks.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Quality preset; by default the targets' own.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="base, lora, controlnet or both; by default all.")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Pictures drawn at once, by default 1.")] = None,
@@ -58,10 +55,7 @@ def compare(
     relative: Annotated[
         bool, typer.Option("--relative", help="Seconds as multiples of stock diffusers' in the same round.")
     ] = False,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(parser=folder_path, metavar="FOLDER", help="For comparison.json and the figures."),
-    ] = None,
+    output_dir: Annotated[Path | None, folder_option("For comparison.json and the figures.")] = None,
 ) -> None:
     """Say whether a benchmark or a batch is worse than another one; exit code 0 if not, 1 if so, 2 for no such pair."""
     limit = None if fail_over is None else _share(fail_over)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from typer.models import OptionInfo
 
 from imagelab.errors import ImageLabError, InvalidValueError
 
@@ -35,6 +36,12 @@ def number(option: str, text: str, digits: str) -> float:
         return float(digits)
     except ValueError as error:
         raise InvalidValueError(f"the number in {option} {text}", digits, "one, such as 0.8") from error
+
+
+def folder_option(says: str) -> OptionInfo:
+    """Return an option that takes a folder's path."""
+    option: OptionInfo = typer.Option(parser=folder_path, metavar="FOLDER", help=says)
+    return option
 
 
 def folder_path(text: str) -> Path:

@@ -3,7 +3,7 @@
 from imagelab.reporting.gathering import Gathered, gather
 from imagelab.reporting.markdown import to_markdown, write_summary
 from imagelab.reporting.measurement import Measurement, Unmeasured, read_measurement, write_measurement
-from imagelab.reporting.runs import RunResult, read_run
+from imagelab.reporting.runs import RunResult, read_result
 
 __all__ = [
     "Gathered",
@@ -12,7 +12,7 @@ __all__ = [
     "Unmeasured",
     "gather",
     "read_measurement",
-    "read_run",
+    "read_result",
     "to_markdown",
     "write_measurement",
     "write_summary",

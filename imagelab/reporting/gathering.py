@@ -9,7 +9,7 @@ from imagelab.benchmark import BenchmarkReport, read_report
 from imagelab.config import project_root
 from imagelab.errors import InvalidValueError
 from imagelab.reporting.measurement import Measurement, Unmeasured, read_measurement
-from imagelab.reporting.runs import RunResult, read_run
+from imagelab.reporting.runs import RunResult, read_result
 
 UNMEASURED_FILE = "unmeasured.json"
 
@@ -33,20 +33,18 @@ def gather(runs: Iterable[str | Path] = (), *, reports: Path | None = None) -> G
     root = project_root() / "reports" if reports is None else reports
     benchmarks: dict[str, BenchmarkReport] = {}
     measurements: dict[str, Measurement] = {}
-    for path in sorted(path for path in root.glob("*.json") if path.name != UNMEASURED_FILE) + sorted(
-        root.glob("benchmarks/*.json")
-    ):
+    for path in (*sorted(root.glob("*.json")), *sorted(root.glob("benchmarks/*.json"))):
         name = path.relative_to(root).as_posix()
         if _is_benchmark(path):
             benchmarks[name] = read_report(path)
-        else:
+        elif name != UNMEASURED_FILE:
             measurements[name] = read_measurement(path)
     folders = [run if (run := Path(given)).is_dir() else root / "runs" / run for given in runs]
     return Gathered(
         benchmarks=benchmarks,
         measurements=measurements,
         unmeasured=_read_unmeasured(root / UNMEASURED_FILE),
-        runs=tuple(read_run(folder) for folder in folders),
+        runs=tuple(read_result(folder) for folder in folders),
     )
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagelab.reporting.gathering import Gathered
-from imagelab.reporting.measurement import Measurement, Unmeasured, Value, write_text
+from imagelab.reporting.measurement import Measurement, Unmeasured, Value
 from imagelab.reporting.runs import RunResult
+from imagelab.whole_file import write_text
 
 if TYPE_CHECKING:
     from imagelab.benchmark import BenchmarkReport

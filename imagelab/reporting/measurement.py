@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagelab.errors import InvalidValueError
 from imagelab.results import Record
-from imagelab.whole_file import whole_file
+from imagelab.whole_file import read_record, write_record
 
 Value = float | int | str | bool | None
 
@@ -35,26 +34,9 @@ class Unmeasured(Record):
 
 def read_measurement(path: str | os.PathLike[str]) -> Measurement:
     """Read what `write_measurement` wrote; raises InvalidValueError, which names the file."""
-    try:
-        return Measurement.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # InvalidValueError is a ValueError
-        raise InvalidValueError(
-            f"measurement {Path(path).name}", str(path), f"one that can be read ({error})"
-        ) from error
+    return read_record(Measurement, "measurement", path)
 
 
 def write_measurement(measurement: Measurement, path: Path) -> Path:
     """Write a measurement as JSON, whole or not at all; raises InvalidValueError for a place that takes no file."""
-    return write_text(f"{measurement.to_json(indent=1)}\n", path)
-
-
-def write_text(text: str, path: Path) -> Path:
-    """Write a text file, whole or not at all; raises InvalidValueError for a place that takes no file."""
-    try:
-        with whole_file(path) as stream:
-            stream.write(text.encode())
-    except OSError as error:
-        raise InvalidValueError(
-            f"path of {path.name}", str(path), f"a file that can be written ({error.strerror})"
-        ) from error
-    return path
+    return write_record(measurement, path)

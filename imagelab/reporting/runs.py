@@ -25,7 +25,7 @@ class RunResult:
     batches: Mapping[str, BatchResult] = field(default_factory=dict, repr=False)  # drawn in it, by folder
 
 
-def read_run(folder: Path) -> RunResult:
+def read_result(folder: Path) -> RunResult:
     """Read a run of a notebook, a batch or a sweep; raises InvalidValueError for a folder that holds none of them."""
     if (folder / PLAN_FILE).is_file():
         return _of_batch(folder.name, read_batch(folder))

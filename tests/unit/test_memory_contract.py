@@ -14,7 +14,7 @@ from test_memory_ladder import degraded
 from imagelab import CharacterGenerator, GenerationRequest
 from imagelab.errors import OutOfMemoryError
 from imagelab.memory_contract import Job, LiveBytes, controlnet_bytes, fit, measure_footprint, predict, weight_bytes
-from imagelab.memory_table import plan_cases, tabulate
+from imagelab.memory_table import predict_cases, tabulate
 from imagelab.random_sdxl import sdxl_on_meta
 from imagelab.reporting import read_measurement
 from imagelab.results import ControlUse
@@ -254,7 +254,7 @@ def test_a_smaller_room_goes_down_the_whole_ladder_and_each_rung_takes_less(sdxl
 
 def test_every_preset_size_and_batch_of_sdxl_is_predicted_to_fit_16_gb(configs, record_property):
     profile = configs.profile("sdxl")
-    cases = plan_cases(profile, 15.0)
+    cases = predict_cases(profile, 15.0)
     over = [case for case in cases if case.fit.prediction.peak_gib > 15.0]
     record_property("counted", f"{len(over)} of {len(cases)} presets, sizes and batches are predicted over 15.0 GiB")
     assert not over

@@ -208,6 +208,7 @@ def test_what_fits_in_no_way_is_refused_before_anything_is_allocated(configs):
         generator.load()
         models = generator._models
         models.contract.limit_gib = sum(map(weight_bytes, (models.loaded.pipe.unet, models.loaded.pipe.vae))) / GIB
+        assert models.contract.footprint.unet  # counted on the meta device: bytes that LiveBytes sees and nobody has
         known = [each for name in ("unet", "vae") for each in getattr(models.loaded.pipe, name).parameters()]
         with LiveBytes(known) as live, pytest.raises(OutOfMemoryError, match=r"128 x 128 px need .* are allowed"):
             generator.generate(PLAIN)

@@ -1,18 +1,17 @@
 """Out of memory: the same picture in a slower way, recorded, or one clear error; never a silent change."""
 
-import ctypes
 import dataclasses
 import os
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from resource import RLIMIT_AS, setrlimit
 
 import numpy as np
 import pytest
 import torch
-from forks import fork, wait_for
 
 from imagelab import CharacterGenerator, GenerationError, GenerationRequest
 from imagelab.errors import DegradedWarning, OutOfMemoryError
@@ -21,7 +20,7 @@ from imagelab.memory_ladder import next_rung
 
 REQUEST = GenerationRequest(character="luca", scene_description="on the beach", quality_preset="draft", steps=3, seed=7)
 
-M_MMAP_THRESHOLD = -3  # glibc: from which size on memory is asked of the system
+ROOT = Path(__file__).parents[2]
 
 
 SPELLINGS = {
@@ -114,39 +113,15 @@ def test_any_other_error_of_a_library_stays_what_it_is(fresh):
         fresh.generate(REQUEST)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_machine_that_is_out_of_memory_draws_in_parts_or_says_so(fresh, generator):
+def test_a_machine_that_is_out_of_memory_draws_in_parts_or_says_so():
     """Matrix F7, for real: a process that may not have more than so many bytes, and PyTorch's own refusal."""
-    many = range(8)
-    fresh.generate_together(REQUEST, many[:2])  # what is made once is made
-    alone = generator.generate(REQUEST).image
-
-    def within(mebibytes, work):
-        def limited():
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # what earlier tests freed doesn't serve again
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            setrlimit(RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + mebibytes * 2**20,) * 2)
-            work()
-
-        assert wait_for(fork(limited)) == 0
-
-    def in_parts():
-        with degraded("not 8 pictures at once"):
-            drawn = fresh.generate_together(REQUEST, many)
-        assert [made.record.seed for made in drawn] == list(many)
-        assert max(made.record.batch_size for made in drawn) < 8
-        assert all(made.record.degraded[-1] == "out of memory: not 8 pictures at once" for made in drawn)
-        difference = np.asarray(drawn[REQUEST.seed].image, np.int16) - np.asarray(alone, np.int16)
-        assert np.abs(difference).max() <= 1
-
-    def not_at_all():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DegradedWarning)
-            with pytest.raises(OutOfMemoryError, match=r"generation failed: out of memory\. Draw a smaller picture"):
-                fresh.generate(dataclasses.replace(REQUEST, width=256, height=256))
-
-    within(40, in_parts)
-    within(2, not_at_all)
+    command = [sys.executable, Path(__file__).with_name("little_memory.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is returned
+    done = subprocess.run(command, capture_output=True, check=True, env=environment, cwd=ROOT, text=True)
+    refused = "generation failed: out of memory. Draw a smaller picture, or with fewer ControlNets"
+    together, large = done.stdout.splitlines()
+    assert together in {"1", "2", "4", refused}  # how much it takes differs from CPU to CPU
+    assert large == refused
 
 
 def test_at_the_end_of_the_ladder_there_is_one_error_and_the_generator_goes_on(fresh, generator):

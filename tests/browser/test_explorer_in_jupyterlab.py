@@ -5,6 +5,7 @@ Every wait is for something that the panel shows. The tests share one kernel, bu
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -68,6 +69,12 @@ def status(panel):
 def drawn_into(lab):
     (folder,) = (lab.root / "reports/runs").glob("*-explorer")
     return folder
+
+
+def keep_screenshot(place, name):
+    """Save what is shown, where the environment names a folder: docs/images/ has its own from here."""
+    if folder := os.environ.get("IMAGELAB_SCREENSHOTS"):
+        place.screenshot(path=Path(folder) / name)
 
 
 def cards(panel):
@@ -197,6 +204,7 @@ def test_map_of_a_picture_to_follow_is_shown_and_two_pictures_are_compared(panel
 
     panel.get_by_text(re.compile(r"difference, \d+\.\d of 255 on average")).wait_for()
     assert chosen(panel, "Second picture").startswith(f"{number}: luca")
+    keep_screenshot(panel.locator(".imagelab-page").last, "explorer_compare.png")
 
 
 def test_row_over_one_parameter_shows_a_picture_for_each_value(panel):
@@ -264,6 +272,5 @@ def test_panel_fits_its_column_and_cuts_no_label_off(panel):
         cut = "labels => labels.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"
 
         assert panel.locator(".widget-label, button").evaluate_all(cut) == []
-    if file := os.environ.get("IMAGELAB_SCREENSHOT"):  # docs/images/explorer.png is made so
-        open_section(panel, "LoRAs")
-        panel.screenshot(path=file)
+    open_section(panel, "LoRAs")
+    keep_screenshot(panel, "explorer.png")

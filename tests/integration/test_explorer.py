@@ -297,3 +297,14 @@ def test_panel_that_is_closed_says_so(session):
 
     assert explorer.generate.disabled
     assert "closed" in explorer.status.value
+
+
+def test_panel_is_made_of_widgets_that_every_front_end_brings(explorer):
+    """VS Code and Voila have its module built in; any other would be fetched from a CDN."""
+    found, left = set(), [explorer.widget]
+    while left:
+        one = left.pop()
+        found |= {one._model_module, one._view_module}
+        left += getattr(one, "children", ())
+
+    assert found == {"@jupyter-widgets/controls"}

@@ -40,8 +40,12 @@ class FaceJudge:
     threshold: ThresholdInForce
 
     def __call__(self, image: "Image") -> Verdict:
-        """Compare the face in a picture."""
-        return self.manager.judge(self.references, image, self.threshold)
+        """Compare the face in a picture, which isn't shown as one of Pillow's.
+
+        Turning those upright sets warning filters, which are every thread's: of a drawing's, too, that goes on
+        meanwhile.
+        """
+        return self.manager.judge(self.references, np.asarray(image.convert("RGB")), self.threshold)
 
     def to_plan(self) -> dict[str, Any]:
         """Return what determines its verdicts, in plain JSON types."""
@@ -76,18 +80,23 @@ def face_judges(references: CharacterReferenceManager, request: BatchRequest) ->
     }
 
 
-def judge_picture(request: BatchRequest, job: Job, made: Generation | str, judge: Judge | None) -> BatchItem:
-    """Say what has become of a job; `made` is its picture, or in words why there is none."""
+def judge_picture(
+    request: BatchRequest, job: Job, made: Generation | str, judge: Judge | None
+) -> tuple[BatchItem, Generation | None]:
+    """Say what has become of a job, and return its picture unless it has failed.
+
+    `made` is that picture, or in words why there is none.
+    """
     item = BatchItem(index=job.index, seed=job.seed, status="failed")
     if isinstance(made, str):
-        return replace(item, reason=made)
+        return replace(item, reason=made), None
     if is_blank(made.image):
-        return replace(item, reason="blank: the picture shows nothing")
+        return replace(item, reason="blank: the picture shows nothing"), None
     item = replace(item, perceptual_hash=perceptual_hash(made.image), degraded=made.record.degraded)
     item = _judged(item, judge(made.image)) if judge else replace(item, status="accepted")
     if item.status == "accepted" or request.save_rejected:
         item = replace(item, path=Path(FOLDERS[item.status]) / job.file_name)
-    return item
+    return item, made
 
 
 def _judged(item: BatchItem, verdict: Verdict) -> BatchItem:

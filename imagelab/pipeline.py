@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import accelerate
 import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (pictures, 4, h/8, w/8))
 
 
@@ -36,18 +38,19 @@ class LoadedPipeline:
     scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
 
     def offloads(self, memory: MemoryPolicy) -> bool:
-        """Say whether hooks move the models to and fro."""
-        return self.device.type == "cuda" and memory.policy != "resident"
+        """Say whether hooks move the models that draw to and fro, not only the text encoders."""
+        return self.device.type == "cuda" and memory.policy in {"model_offload", "sequential_offload"}
 
     @contextmanager
     def weights_at_hand(self, memory: MemoryPolicy) -> Iterator[None]:
-        """Take the offloading hooks off while weights are rewritten: under sequential offload they are elsewhere."""
-        if self.offloads(memory):
+        """Take the offloading hooks off while weights are rewritten: under some policies they are elsewhere."""
+        hooked = self.offloads(memory) or memory.policy == "text_encoder_offload"
+        if hooked:
             self.pipe.remove_all_hooks()
         try:
             yield
         finally:
-            if self.offloads(memory):
+            if hooked:
                 apply_memory_policy(self.pipe, memory, self.device)
 
 
@@ -86,6 +89,12 @@ def apply_memory_policy(
     """
     pipe.remove_all_hooks()
     _tile_vae(pipe.vae, memory)
+    # ControlNets run at each step as the UNet does, so they stay on the GPU whole; besides, accelerate's hooks miss
+    # MultiheadAttention.out_proj in a union one, whose weight is used without a call of its module.
+    pipe._exclude_from_cpu_offload = ["controlnet"]  # noqa: SLF001  diffusers' own switch, otherwise of a class
+    if memory.policy == "text_encoder_offload":
+        _offload_text_encoders(pipe, device)
+        return ()
     if device.type != "cuda" or memory.policy == "resident":
         pipe.to(device)
         offloads = memory.policy != "resident"
@@ -95,6 +104,20 @@ def apply_memory_policy(
     else:
         pipe.enable_sequential_cpu_offload(device=device)
     return ()
+
+
+def _offload_text_encoders(pipe: Any, device: torch.device) -> None:
+    """Keep the text encoders' weights in CPU memory; a layer has them on the device while it runs, and no longer.
+
+    Whole encoders that come and go would take 1.3 GiB beside the other models: more than the rest of a drawing.
+    """
+    models = {name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}
+    staying = [name for name in models if name not in _TEXT_ENCODERS]
+    pipe._exclude_from_cpu_offload = staying  # noqa: SLF001  it asks the others' hooks where to draw
+    for name in staying:
+        models[name].to(device)
+    for name in _TEXT_ENCODERS:
+        accelerate.cpu_offload(models[name].to("cpu"), device)
 
 
 def _tile_vae(vae: AutoencoderKL, memory: MemoryPolicy) -> None:

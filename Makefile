@@ -43,7 +43,7 @@ test: check ## check, then the whole test suite, notebooks included
 
 # One after the other, and nothing beside them: what others took of the machine is written into each file.
 bench: setup ## measure what needs no GPU, on a machine that does nothing else: reports/benchmarks/, reports/summary.md
-	@status=0; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m bench tests/bench || status=$$?; \
+	@status=0; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --capture=sys -m bench tests/bench || status=$$?; \
 	  $(BIN)/python -m imagelab report; exit $$status
 
 check: setup ## ruff (notebooks too), formatting, mypy, import floors

@@ -36,5 +36,5 @@ def cpu_seconds():
 
 
 def say(text):
-    """Print progress, whatever pytest does with what tests print."""
+    """Print progress, which is seen at once with `--capture=sys`."""
     print(f"  {text}", file=sys.__stderr__, flush=True)

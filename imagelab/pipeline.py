@@ -37,6 +37,12 @@ class LoadedPipeline:
     degraded: tuple[str, ...]  # what the device couldn't do as configured
     scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the UNet's weights; they all have one, and `unet.dtype` walks through all of them."""
+        dtype: torch.dtype = next(self.pipe.unet.parameters()).dtype
+        return dtype
+
     def offloads(self, memory: MemoryPolicy) -> bool:
         """Say whether hooks move the models that draw to and fro, not only the text encoders."""
         return self.device.type == "cuda" and memory.policy in {"model_offload", "sequential_offload"}
@@ -190,7 +196,7 @@ def draw(
         pooled_prompt_embeds=embeddings.pooled_positive,
         negative_pooled_prompt_embeds=embeddings.pooled_negative,
         num_images_per_prompt=len(seeds),
-        latents=_noise(pipe, width, height, generators),
+        latents=_noise(loaded, width, height, generators),
         generator=generators,
         width=width,
         height=height,
@@ -204,8 +210,11 @@ def draw(
         raise GenerationError(
             f"interrupted after step {len(finite)} of {steps}, by pipeline._interrupt", "Draw it again"
         )
-    _check_finite(finite, pixels)
-    images: list[Image] = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))
+    # On its way while the pixels are waited for, which follow it: so asking costs no wait of its own.
+    good = torch.stack([*finite, pixels.isfinite().all()]).to("cpu", non_blocking=True)
+    decoded = pipe.image_processor.pt_to_numpy(pixels)
+    _check_finite(good.tolist())
+    images: list[Image] = pipe.image_processor.numpy_to_pil(decoded)
     for seed, image in zip(seeds, images, strict=True):
         if len(image.getcolors(2) or ()) == 1:
             reason = f"the picture of seed {seed} is of one colour all over"
@@ -213,10 +222,10 @@ def draw(
     return images
 
 
-def _noise(pipe: Any, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
-    factor = pipe.vae_scale_factor
-    shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
-    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(pipe.unet.dtype)
+def _noise(loaded: LoadedPipeline, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
+    factor = loaded.pipe.vae_scale_factor
+    shape = (1, loaded.pipe.unet.config.in_channels, height // factor, width // factor)
+    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(loaded.dtype)
 
 
 def _run(pipe: Any, **given: Any) -> Tensor:
@@ -224,10 +233,11 @@ def _run(pipe: Any, **given: Any) -> Tensor:
     return pixels
 
 
-def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:
-    good = torch.stack(finite).tolist()
-    if not all(good):
-        reason = f"NaN or infinity in the latents after step {good.index(False) + 1} of {len(good)}"
+def _check_finite(good: list[bool]) -> None:
+    """Raise GenerationError unless all is finite: the latents after each step, and at last the picture."""
+    *steps, picture = good
+    if not all(steps):
+        reason = f"NaN or infinity in the latents after step {steps.index(False) + 1} of {len(steps)}"
         raise GenerationError(reason, "Lower guidance_scale and the LoRAs' weights; the weights may be damaged")
-    if not pixels.isfinite().all():
+    if not picture:
         raise GenerationError("NaN or infinity in the decoded picture", "Use a VAE that is fit for the dtype")

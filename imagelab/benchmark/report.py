@@ -1,6 +1,5 @@
 """What a benchmark found: samples, their medians with intervals, ratios of interleaved pairs, verdicts."""
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imagelab.benchmark.cases import Case
+from imagelab.benchmark.pairs import paired_ratio
 from imagelab.calibration import Estimate
 from imagelab.calibration.intervals import bootstrap_interval
 from imagelab.config import Profile
@@ -145,7 +145,7 @@ def report_case(
         iterations_per_second=median([sample.iterations_per_second for sample in own]),
         flop_per_picture=flop,
         fraction_of_limit=flop / rate / seconds["picture"].value,
-        ratio_to_base=_ratio(own, base) if base and base[0].case != case.name else None,
+        ratio_to_base=paired_ratio(_seconds(own), _seconds(base)) if base and base[0].case != case.name else None,
         peak_allocated_gib=max(sample.peak_allocated_gib for sample in own),
         peak_reserved_gib=max(sample.peak_reserved_gib for sample in own),
         peak_resident_gib=max(sample.peak_resident_gib for sample in own),
@@ -154,11 +154,8 @@ def report_case(
     )
 
 
-def _ratio(own: Sequence[Sample], base: Sequence[Sample]) -> Estimate:
-    """Return the geometric mean of how much longer a picture took, over the rounds."""
-    logs = np.log([one.seconds["picture"] / other.seconds["picture"] for one, other in zip(own, base, strict=True)])
-    found = bootstrap_interval(np.mean, logs)
-    return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+def _seconds(samples: Sequence[Sample]) -> list[float]:
+    return [sample.seconds["picture"] for sample in samples]
 
 
 def median(values: Sequence[float]) -> Estimate:

@@ -1,35 +1,30 @@
-"""Measure what a preview by the tiny VAE costs and shows, beside the whole VAE and a linear map, and write it as JSON.
-
-    OMP_NUM_THREADS=1 .venv/bin/python tests/bench/measure_preview_vae.py reports/benchmarks/preview-vae-puppet.json
+"""What a preview by the tiny VAE costs and shows, beside the whole VAE and a linear map.
 
 Latents of held-out renders, and those of pictures that are being drawn, each shown in three ways, by turns. The linear
 map is fitted to the puppets by least squares, as ComfyUI's is to SDXL; its picture, a pixel a cell, is enlarged by
-bicubic interpolation. Seconds are those of the CPU.
+bicubic interpolation.
 """
 
-import sys
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
-from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 import torch
 from PIL import Image
 
-from imagelab import CharacterGenerator, GenerationRequest
+from imagelab import GenerationRequest
+from imagelab.benchmark import paired_ratio
 from imagelab.puppets.measures.studio import held_out_scene
 from imagelab.puppets.render import render
 from imagelab.puppets.train.dataset import build_example
 from imagelab.puppets.world import full_caption
-from imagelab.reporting import write_measurement
-from imagelab.reporting.measurement import Measurement
-from imagelab.versions import drawing_versions
 
 FITTED, RENDERS, DRAWN = 150, 64, 12
 STEPS = (8, 13, 19, 25)
 SIDE_PX, CELL_PX = 128, 8
+TIME, PSNR = "time to the VAE's", "PSNR in dB"
+MOST_TIME = 0.5  # of the whole VAE's
 
 
 def encode(vae, image):
@@ -88,20 +83,6 @@ def all_latents(generator):
     return found
 
 
-@torch.no_grad()
-def main(path):
-    """Show, compare and write."""
-    with CharacterGenerator("puppet", "cpu") as generator:
-        ways = decoders(generator)
-        rows = [row for what, latents in all_latents(generator).items() for row in compare(what, latents, ways)]
-    machine = {"device": "cpu", "threads": str(torch.get_num_threads()), **drawing_versions()}
-    machine["measured"] = datetime.now(UTC).date().isoformat()
-    what = f"Previews of latents: {RENDERS} held-out renders, and {DRAWN} pictures while they are drawn, 128 px"
-    what += ", standard preset; by turns, seconds of the CPU; PSNR and grey levels are those to the VAE's picture"
-    command = f"OMP_NUM_THREADS=1 .venv/bin/python tests/bench/measure_preview_vae.py {path}"
-    write_measurement(Measurement(what=what, command=command, machine=machine, rows=tuple(rows)), Path(path))
-
-
 def compare(what, latents, ways):
     """Show latents in all ways, by turns, and yield a row for each."""
     seconds, errors = defaultdict(list), defaultdict(list)
@@ -114,14 +95,26 @@ def compare(what, latents, ways):
         for name, picture in shown.items():
             errors[name].append(picture - shown["VAE"])
     for name in ways:
-        ratios = [one / other for one, other in zip(seconds[name], seconds["VAE"], strict=True)]
         row = {"latents": what, "shown by": name, "milliseconds": round(1000 * median(seconds[name]), 2)}
-        row["time to the VAE's"] = round(median(ratios), 3)
         if name != "VAE":
-            row["PSNR in dB"] = round(mean(10 * float(np.log10(255**2 / (e**2).mean())) for e in errors[name]), 2)
+            row[TIME] = paired_ratio(seconds[name], seconds["VAE"])
+            row[PSNR] = round(mean(10 * float(np.log10(255**2 / (e**2).mean())) for e in errors[name]), 2)
             row["grey levels off"] = round(mean(float(abs(e).mean()) for e in errors[name]), 2)
         yield row
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+@torch.no_grad()
+def test_tiny_vae_is_quicker_than_the_vae_and_shows_more_than_a_linear_map(generator, keep):
+    ways = decoders(generator)
+    rows = [row for what, latents in all_latents(generator).items() for row in compare(what, latents, ways)]
+    keep(
+        "preview-vae-puppet.json",
+        f"Previews of latents: {RENDERS} held-out renders, and {DRAWN} pictures while they are drawn, 128 px, standard "
+        "preset; by turns, seconds of the CPU; PSNR and grey levels are those to the VAE's picture",
+        facts={"promised_of_the_vaes_time": MOST_TIME},
+        rows=[{name: str(value) if name == TIME else value for name, value in row.items()} for row in rows],
+    )
+    by = {(row["latents"], row["shown by"]): row for row in rows}
+    for what in dict.fromkeys(row["latents"] for row in rows):
+        assert by[what, "tiny VAE"][TIME].high <= MOST_TIME
+        assert by[what, "tiny VAE"][PSNR] > by[what, "linear map"][PSNR]

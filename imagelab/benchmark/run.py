@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from imagelab.benchmark.cases import Case
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
 from imagelab.benchmark.measure import Bench
-from imagelab.benchmark.report import BenchmarkReport, Sample, report_case
+from imagelab.benchmark.report import BenchmarkReport, Sample, base_of, report_case
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.config import Configs, load_configs
@@ -73,7 +73,7 @@ def run_benchmark(
                 report_case(
                     case,
                     by_case[case.name],
-                    by_case.get(_base_of(case).name, ()),
+                    by_case.get(base_of(case).name, ()),
                     flop=flop[case.name],
                     rate=rate,
                     profile=generator.profile,
@@ -132,10 +132,6 @@ def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | 
                 samples.append(bench.measure(case, number))
                 bar.update()
     return samples
-
-
-def _base_of(case: Case) -> Case:
-    return Case(quality_preset=case.quality_preset, batch_size=case.batch_size)
 
 
 def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagelab.benchmark.report import said
 from imagelab.reporting.gathering import Gathered
 from imagelab.reporting.measurement import Measurement, Unmeasured, Value
 from imagelab.reporting.runs import RunResult
@@ -11,12 +12,12 @@ from imagelab.whole_file import write_text
 
 if TYPE_CHECKING:
     from imagelab.benchmark import BenchmarkReport
-    from imagelab.calibration import Estimate
 
 _HEAD = """# What has been measured
 
 `python -m imagelab report` writes this page from the JSON files that it links to: no number in it is typed by hand.
-Each holds for the machine that is named with it and says nothing about another. Intervals are 95 %."""
+Each holds for the machine that is named with it and says nothing about another. Of pictures it has geometric means of
+n rounds, with Student's 95 % intervals, which a single round hasn't."""
 
 
 def to_markdown(gathered: Gathered) -> str:
@@ -25,10 +26,7 @@ def to_markdown(gathered: Gathered) -> str:
     chapters += [_benchmark(name, report) for name, report in gathered.benchmarks.items()]
     chapters += [_measurement(name, one) for name, one in gathered.measurements.items()]
     if gathered.runs:
-        rows = [
-            {"run": run.name, "of": run.kind, "status": run.status, "result": run.headline} for run in gathered.runs
-        ]
-        chapters.append(f"## Runs\n\n{_table(rows)}")
+        chapters.append(f"## Runs\n\n{_table([_run(run) for run in gathered.runs])}")
     if gathered.unmeasured:
         chapters.append(f"## Not measured yet\n\n{_table([_unmeasured(one) for one in gathered.unmeasured])}")
     return "\n\n".join(chapters) + "\n"
@@ -45,8 +43,8 @@ def _benchmark(name: str, report: "BenchmarkReport") -> str:
         {
             "case": case.case.name,
             "n": case.samples,
-            "s a picture": _interval(case.seconds["picture"]),
-            "to base": "" if case.ratio_to_base is None else _interval(case.ratio_to_base),
+            "s a picture": said(case.seconds["picture"], case.samples),
+            "to base": said(case.ratio_to_base, case.samples),
             "it/s": f"{case.iterations_per_second.value:.3g}",
             "of the limit": f"{case.fraction_of_limit:.1%}",
             "GiB allocated": f"{case.peak_allocated_gib:.2f}" if case.peak_allocated_gib else "",
@@ -85,10 +83,6 @@ def _unmeasured(one: Unmeasured) -> dict[str, Value]:
 
 def _source(name: str, machine: Mapping[str, str]) -> str:
     return f"[{name}]({name}): {', '.join(f'{_words(key)} {value}' for key, value in machine.items())}"
-
-
-def _interval(estimate: "Estimate") -> str:
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _words(name: str) -> str:

@@ -40,6 +40,9 @@ def gather(runs: Iterable[str | Path] = (), *, reports: Path | None = None) -> G
             benchmarks[name] = read_report(path)
         elif name != UNMEASURED_FILE:
             measurements[name] = read_measurement(path)
+    runs = list(runs)
+    if "" in runs:  # as an unset variable of a shell script: Path takes it for the current folder
+        raise InvalidValueError("run", "", "the name or the folder of a run")
     folders = [run if (run := Path(given)).is_dir() else root / "runs" / run for given in runs]
     return Gathered(
         benchmarks=benchmarks,

@@ -16,6 +16,7 @@ from imagelab.reporting import Measurement, gather, read_measurement, to_markdow
 from imagelab.reporting.plots import picture_times
 
 ROOT = Path(__file__).parents[2]
+PIPE = "\\|"
 SPEED = Measurement(
     what="Seconds to do it | a pipe",
     command="python -m imagelab bench",
@@ -65,6 +66,47 @@ def test_measurement_comes_back_from_its_file_and_from_the_page(tmp_path):
     assert "[benchmarks/speed.json](benchmarks/speed.json): device cpu. Again: `python -m imagelab bench`" in text
     assert "| way | seconds | note |\n|---|---|---|\n| one | 2 |  |\n| two |  | lines broken |" in text
     assert "| times as fast | 1.25 |" in text
+
+
+def test_nothing_leaves_its_line_or_its_cell_or_becomes_html(tmp_path):
+    odd = "two\n# lines | <script>alert(1)</script> `x*"
+    plain = "two # lines \\| \\<script>alert(1)\\</script> \\`x\\*"
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    result = {"notebook": "n", "status": "ok", "headline": odd}
+    (tmp_path / "runs/mine/result.json").write_text(json.dumps(result))
+    measured = replace(
+        SPEED, what=odd, command="a | `b`\nc", machine={"cpu": odd}, facts={odd: odd}, rows=({odd: odd},)
+    )
+    write_measurement(measured, tmp_path / "odd.json")
+    unmeasured = {"what": odd, "needs": odd, "command": "a | `b`\nc", "predicted": odd}
+    (tmp_path / "unmeasured.json").write_text(json.dumps([unmeasured]))
+    code = "`` a | `b` c ``"
+
+    assert to_markdown(gather(["mine"], reports=tmp_path)).splitlines()[6:] == [
+        f"## {plain}",
+        "",
+        f"[odd.json](odd.json): cpu {plain}. Again: {code}",
+        "",
+        "| fact | value |",
+        "|---|---|",
+        f"| {plain} | {plain} |",
+        "",
+        f"| {plain} |",
+        "|---|",
+        f"| {plain} |",
+        "",
+        "## Runs",
+        "",
+        "| run | of | status | result |",
+        "|---|---|---|---|",
+        f"| mine | n | ok | {plain} |",
+        "",
+        "## Not measured yet",
+        "",
+        "| what | needs | predicted, not measured | command |",
+        "|---|---|---|---|",
+        f"| {plain} | {plain} | {plain} | {code.replace('|', PIPE)} |",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "x"}', '{"cases": []}', '{"cases": 7, "what": 1}'])

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar
 
 from imagelab.errors import InvalidValueError
@@ -52,6 +53,17 @@ def write_text(text: str, path: Path) -> Path:
         wanted = f"a file that can be written ({error.strerror})"
         raise InvalidValueError(f"path of {path.name}", str(path), wanted) from error
     return path
+
+
+def check_folder(folder: Path, name: str) -> Path:
+    """Make a folder where there is none, and return it; raises InvalidValueError where no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):  # to ask for permission isn't enough: root has it also where nothing can be
+            return folder
+    except OSError as error:
+        wanted = f"a folder that can be written to ({error.strerror})"
+        raise InvalidValueError(name, str(folder), wanted) from error
 
 
 def read_record(kind: type[RecordT], what: str, path: str | os.PathLike[str]) -> RecordT:

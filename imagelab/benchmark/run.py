@@ -1,6 +1,7 @@
 """Measure cases in turns, so that what drifts (clocks, heat, neighbours) reaches all of them alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -54,9 +55,10 @@ def run_benchmark(
         CharacterGenerator(profile, device, configs) as generator,
         CharacterConsistencyChecker("auto", generator.profile.name, configs) as checker,
         TemporaryDirectory(prefix="imagelab-bench-") as folder,
+        ExitStack() as stack,
     ):
         where = generator.load().device
-        _cap(where, vram_cap_gib)
+        stack.enter_context(_capped(where, vram_cap_gib))
         image = _control_image(generator)
         bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
         quiet = None if progress is None else not progress
@@ -86,15 +88,22 @@ def run_benchmark(
         )
 
 
-def _cap(device: torch.device, vram_cap_gib: float | None) -> None:
+@contextmanager
+def _capped(device: torch.device, vram_cap_gib: float | None) -> Iterator[None]:
     if vram_cap_gib is None:
+        yield
         return
     if device.type != "cuda":
         raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"None: the models are on {device.type}")
     there = torch.cuda.get_device_properties(device).total_memory / _GIB
     if not 0 < vram_cap_gib <= there:
         raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"more than 0 and at most {there:.1f}, what there is")
+    before = torch.cuda.get_per_process_memory_fraction(device)
     torch.cuda.set_per_process_memory_fraction(vram_cap_gib / there, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, device)
 
 
 def _control_image(generator: CharacterGenerator) -> "Image":

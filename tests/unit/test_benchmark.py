@@ -231,12 +231,31 @@ def test_a_target_is_met_by_time_and_memory_both(configs, seconds, gib, verdict)
         ({"presets": ["hihg"]}, UnknownNameError, "high"),
         ({"variants": ["loras"]}, UnknownNameError, "lora"),
         ({"batch_sizes": [0]}, InvalidValueError, "batch_sizes"),
+        ({"variants": []}, InvalidValueError, r"variants must be at least one, got \[\]"),
+        ({"batch_sizes": []}, InvalidValueError, r"batch_sizes must be at least one, got \[\]"),
+        ({"presets": []}, InvalidValueError, r"presets must be at least one, got \[\]"),
         ({"lora_count": 16}, ProfileError, "of the 16 LoRAs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(configs, given, error, words):
     with pytest.raises(error, match=words):
         plan_cases(configs, configs.profile("puppet"), **given)
+
+
+def test_case_that_is_asked_for_twice_is_measured_once(configs):
+    twice = {"presets": ["draft"] * 2, "variants": ["base"] * 2, "batch_sizes": [1, 1]}
+    cases = plan_cases(configs, configs.profile("puppet"), **twice, stock=False)
+
+    assert [case.name for case in cases] == ["draft base batch 1"]
+
+
+def test_preset_of_one_step_is_refused_as_its_stages_cannot_be_told_apart(configs):
+    puppet = configs.profile("puppet")
+    one_step = puppet.preset("draft").model_copy(update={"steps": 1})
+    puppet = puppet.model_copy(update={"quality_presets": {**puppet.quality_presets, "draft": one_step}})
+
+    with pytest.raises(InvalidValueError, match="steps of quality preset draft must be a whole number between 2"):
+        plan_cases(configs, puppet, presets=["draft"])
 
 
 def test_no_runs_no_cases_and_a_cap_without_a_gpu_are_refused(configs):

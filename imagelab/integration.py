@@ -53,7 +53,7 @@ def with_base(configs: Configs, profile: str | None, model: str | os.PathLike[st
         base = Source.model_construct(folder=str(path))
     else:
         wanted = "a .safetensors file, or a folder in diffusers' layout, with model_index.json in it"
-        raise InvalidValueError("model", str(model), wanted)
+        raise InvalidValueError("base model", str(model), wanted)
     profiles = {**configs.sdxl.profiles, chosen.name: chosen.model_copy(update={"base": base})}
     return replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
 
@@ -111,6 +111,9 @@ def _lora(generator: CharacterGenerator, plain: GenerationRequest) -> _Outcome:
 def _character(generator: CharacterGenerator, request: GenerationRequest) -> _Outcome:
     """Draw the character in two scenes of its own."""
     scenes = list(generator.configs.character(_character_of(request)).scenes)[:2]
+    if not scenes:
+        fix = "Name some in character_presets.yaml"
+        raise ProfileError(generator.profile.name, f"{request.character} has no scenes", fix)
     drawn = {scene: generator.generate(replace(request, scene_description=scene)) for scene in scenes}
     _demand(len({generation.image.tobytes() for generation in drawn.values()}) == len(scenes), "scenes look alike")
     return f"drawn in {len(scenes)} scenes: {', '.join(scenes)}", drawn

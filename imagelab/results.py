@@ -56,11 +56,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Build the value from `to_json`'s text; raises InvalidValueError."""
-        try:
-            data = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise InvalidValueError(cls.__name__, text, "JSON") from error
-        return cls.from_dict(data)
+        return cls.from_dict(parse_json(text, cls.__name__))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,8 +359,16 @@ class BatchResult(Record):
         return pd.DataFrame(rows, columns=columns)
 
 
+def parse_json(text: str, name: str) -> Any:
+    """Read JSON text; raises InvalidValueError, which says where it ends being JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(name, text, f"JSON ({error})") from error
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and infinities, which json reads although they aren't JSON
+    raise ValueError(f"{name} is no number")  # NaN and infinities, which json reads although they aren't JSON
 
 
 def to_plain(value: object) -> object:

@@ -2,13 +2,14 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, TypeVar
 
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.results import Record, parse_json
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -54,12 +55,48 @@ def write_text(text: str, path: Path) -> Path:
     return path
 
 
-def read_record(kind: type[RecordT], what: str, path: str | os.PathLike[str]) -> RecordT:
-    """Read what `write_record` wrote of a kind; raises InvalidValueError, which says of what and names the file."""
+def check_folder(folder: Path, name: str) -> Path:
+    """Make a folder where there is none, and return it; raises InvalidValueError where no file can be written to it."""
     try:
-        return kind.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # InvalidValueError is a ValueError
-        raise InvalidValueError(f"{what} {Path(path).name}", str(path), f"one that can be read ({error})") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):  # to ask for permission isn't enough: root has it also where nothing can be
+            return folder
+    except OSError as error:
+        wanted = f"a folder that can be written to ({error.strerror})"
+        raise InvalidValueError(name, str(folder), wanted) from error
+
+
+def read_record(kind: type[RecordT], what: str, path: str | os.PathLike[str]) -> RecordT:
+    """Read what `write_record` wrote of a kind; raises InvalidValueError, which says of what and names the file.
+
+    A kind with a `schema_version` is read in its own alone.
+    """
+    data = read_json(what, path)
+    version = getattr(kind, "__dataclass_fields__", {}).get("schema_version")
+    if version and isinstance(data, dict):
+        check_schema(data, version.default, what, path)
+    try:
+        return kind.from_dict(data)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{what} {path}, {error.name}", error.value, error.expected) from error
+
+
+def check_schema(data: Mapping[str, Any], known: int, what: str, path: str | os.PathLike[str]) -> None:
+    """Raise InvalidValueError for a file's content that another version of the program wrote."""
+    found = data.get("schema_version", known)
+    if found != known:
+        raise InvalidValueError(f"schema_version of {what} {path}", found, f"{known}, all that this imagelab reads")
+
+
+def read_json(what: str, path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; raises InvalidValueError, which says of what, names the file, and the place in it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidValueError(what, str(path), f"a file that can be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(what, str(path), f"a file of UTF-8 text ({error.reason})") from error
+    return parse_json(text, f"{what} {path}")
 
 
 def sync_folder(folder: Path) -> None:

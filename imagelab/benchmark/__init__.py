@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from imagelab.benchmark.cases import VARIANTS, Case, plan_cases
 from imagelab.benchmark.pairs import paired_difference, paired_ratio
-from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample, read_report
+from imagelab.benchmark.reading import read_report
+from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample
 
 if TYPE_CHECKING:
     from imagelab.benchmark.run import run_benchmark

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from imagelab.checks import check_whole
 from imagelab.config import Configs, Profile, pick
 from imagelab.controls import control_use
-from imagelab.errors import ProfileError
+from imagelab.errors import InvalidValueError, ProfileError
 from imagelab.results import GenerationRequest, LoraUse, Record
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def plan_cases(
     lora_count: int = 1,
     stock: bool = True,
 ) -> tuple[Case, ...]:
-    """Return the cases of a profile: every preset (None: the one that its targets are for) in every variant.
+    """Return the cases of a profile, each once: every preset (None: the one that its targets are for) in every variant.
 
     A variant with LoRAs takes the first `lora_count` of the registry's that have a file for the profile, one with a
     ControlNet the first kind of control that has one. With `stock` diffusers' own pipeline is measured beside each base
@@ -74,6 +74,11 @@ def plan_cases(
     kinds = [pick("variant", {kind: kind for kind in VARIANTS}, name) for name in variants]
     sizes = [check_whole(size, "batch_sizes", 1, MAX_BATCH) for size in batch_sizes]
     check_whole(lora_count, "lora_count", 1, 16)
+    for argument, given in {"presets": names, "variants": kinds, "batch_sizes": sizes}.items():
+        if not given:
+            raise InvalidValueError(argument, [], "at least one")
+    for name in names:  # the first step can't be told from what comes before it, so a second is needed
+        check_whole(profile.preset(name).steps, f"steps of quality preset {name}", 2, 1000)
     loras = _loras(configs, profile, lora_count) if {"lora", "both"} & set(kinds) else ()
     control = _control(configs, profile) if {"controlnet", "both"} & set(kinds) else None
     cases: list[Case] = []
@@ -86,7 +91,7 @@ def plan_cases(
             control=control if kind in ("controlnet", "both") else None,
         )
         cases += [case, *(_stock(case) if stock and kind == "base" else [])]
-    return tuple(cases)
+    return tuple(dict.fromkeys(cases))
 
 
 def _stock(case: Case) -> Sequence[Case]:

@@ -15,7 +15,7 @@ _HATCHES = ("", "///", "", "...", "\\\\\\", "xx")
 
 
 def latency_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
-    """Show the seconds that a picture of each case takes: a mark a round, the median, its interval, the target.
+    """Show the seconds that a picture of each case takes: a mark a round, the mean, its interval, the target.
 
     Beside it: passes of the UNet a second, and the fraction of the machine's arithmetic that is made use of.
     """
@@ -33,7 +33,9 @@ def latency_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
                 _beside(one), (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK,
                 annotation_clip=False,
             )  # fmt: skip
-        axis.plot([], [], color=COLOURS[0], linewidth=2, label="median and 95 % interval")
+        one_round = all(one.samples == 1 for one in report.cases)
+        says = "one round, no interval" if one_round else "geometric mean and 95 % interval"
+        axis.plot([], [], color=COLOURS[0], linewidth=2, label=says)
         if any(one.target_seconds is not None for one in report.cases):
             axis.plot([], [], "|", color=COLOURS[1], markersize=10, markeredgewidth=2.5, label="target")
         _name_cases(axis, report.cases)
@@ -43,7 +45,7 @@ def latency_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
 
 
 def stage_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
-    """Show what a picture's seconds are made of in each case: the medians of the stages, of a batch its share."""
+    """Show what a picture's seconds are made of in each case: the means of the stages, of a batch its share."""
     with figure_style():
         figure, axis = plt.subplots(figsize=(7.6, 1.5 + 0.36 * len(report.cases)), layout="constrained")
         start = np.zeros(len(report.cases))
@@ -55,7 +57,7 @@ def stage_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
             )  # fmt: skip
             start += width
         _name_cases(axis, report.cases)
-        axis.set(xlabel="seconds a picture, medians of the stages", title=title)
+        axis.set(xlabel="seconds a picture, means of the stages", title=title)
         figure.legend(loc="outside lower left", ncols=len(STAGES), handlelength=1.4)
     return closed(figure)
 
@@ -88,7 +90,7 @@ def _share(one: CaseReport, stage: str) -> float:
 
 def _beside(one: CaseReport) -> str:
     rate = f"{one.iterations_per_second.value:.3g} it/s, {one.fraction_of_limit:.0%} of the limit"
-    return rate if one.target_seconds is None else f"{rate}, target {one.verdict}"
+    return rate if one.target_seconds is None else f"{rate}, target: {one.verdict}"
 
 
 def _name_cases(axis: Axes, cases: Sequence[CaseReport]) -> None:

@@ -1,6 +1,7 @@
 """Measure cases in turns, so that what drifts (clocks, heat, neighbours) reaches all of them alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from imagelab.benchmark.cases import Case
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
 from imagelab.benchmark.measure import Bench
-from imagelab.benchmark.report import BenchmarkReport, Sample, report_case
+from imagelab.benchmark.report import BenchmarkReport, Sample, base_of, report_case
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.config import Configs, load_configs
@@ -54,9 +55,10 @@ def run_benchmark(
         CharacterGenerator(profile, device, configs) as generator,
         CharacterConsistencyChecker("auto", generator.profile.name, configs) as checker,
         TemporaryDirectory(prefix="imagelab-bench-") as folder,
+        ExitStack() as stack,
     ):
         where = generator.load().device
-        _cap(where, vram_cap_gib)
+        stack.enter_context(_capped(where, vram_cap_gib))
         image = _control_image(generator)
         bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
         quiet = None if progress is None else not progress
@@ -73,7 +75,7 @@ def run_benchmark(
                 report_case(
                     case,
                     by_case[case.name],
-                    by_case.get(_base_of(case).name, ()),
+                    by_case.get(base_of(case).name, ()),
                     flop=flop[case.name],
                     rate=rate,
                     profile=generator.profile,
@@ -86,15 +88,22 @@ def run_benchmark(
         )
 
 
-def _cap(device: torch.device, vram_cap_gib: float | None) -> None:
+@contextmanager
+def _capped(device: torch.device, vram_cap_gib: float | None) -> Iterator[None]:
     if vram_cap_gib is None:
+        yield
         return
     if device.type != "cuda":
         raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"None: the models are on {device.type}")
     there = torch.cuda.get_device_properties(device).total_memory / _GIB
     if not 0 < vram_cap_gib <= there:
         raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"more than 0 and at most {there:.1f}, what there is")
+    before = torch.cuda.get_per_process_memory_fraction(device)
     torch.cuda.set_per_process_memory_fraction(vram_cap_gib / there, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, device)
 
 
 def _control_image(generator: CharacterGenerator) -> "Image":
@@ -132,10 +141,6 @@ def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | 
                 samples.append(bench.measure(case, number))
                 bar.update()
     return samples
-
-
-def _base_of(case: Case) -> Case:
-    return Case(quality_preset=case.quality_preset, batch_size=case.batch_size)
 
 
 def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapping[str, str]:

@@ -55,6 +55,13 @@ def spread_interval(value: float, variance: float, freedom: float, confidence: f
     return Estimate(value=value, low=value - half, high=value + half)
 
 
+def mean_interval(numbers: Floats, confidence: float = 0.95) -> Estimate:
+    """Return the mean of a sample with Student's interval; of a single number, which has no spread, without width."""
+    freedom = len(numbers) - 1
+    variance = float(numbers.var(ddof=1)) / len(numbers) if freedom else 0.0
+    return spread_interval(float(numbers.mean()), variance, freedom, confidence)
+
+
 def percentile_interval(value: float, resamples: Floats, freedom: float, confidence: float) -> Estimate:
     """Return the percentiles of the resamples, moved outwards as few independent units demand.
 

@@ -12,12 +12,14 @@ from imagelab.errors import InvalidValueError
 def bench(
     profile: ProfileName = None,
     device: Device = "auto",
-    num_runs: Annotated[int, typer.Option(help="Measurements of each case.")] = 5,
+    num_runs: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements of each case.")] = 5,
     output_dir: Annotated[Path | None, folder_option("For the JSON, by default reports/benchmarks.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Quality preset; by default the targets' own.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="base, lora, controlnet or both; by default all.")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(help="Pictures drawn at once, by default 1.")] = None,
-    loras: Annotated[int, typer.Option(help="How many LoRAs a variant with LoRAs has.")] = 1,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, max=64, help="Pictures drawn at once, by default 1.")
+    ] = None,
+    loras: Annotated[int, typer.Option(min=1, max=16, help="How many LoRAs a variant with LoRAs has.")] = 1,
     stock: Annotated[bool, typer.Option(help="Also measure diffusers' own pipeline.")] = True,
     vram_cap: Annotated[float | None, typer.Option(help="GiB that PyTorch may use, as on a smaller card.")] = None,
 ) -> None:
@@ -25,6 +27,7 @@ def bench(
     from imagelab.benchmark import VARIANTS, plan_cases, run_benchmark
     from imagelab.config import load_configs
     from imagelab.config.paths import project_root
+    from imagelab.whole_file import check_folder
 
     configs = load_configs()
     cases = plan_cases(
@@ -36,8 +39,8 @@ def bench(
         lora_count=loras,
         stock=stock,
     )
+    folder = check_folder(output_dir or project_root() / "reports" / "benchmarks", "--output-dir")
     report = run_benchmark(cases, profile=profile, device=device, runs=num_runs, vram_cap_gib=vram_cap, configs=configs)
-    folder = project_root() / "reports" / "benchmarks" if output_dir is None else output_dir
     typer.echo(report.to_text())
     typer.echo(f"wrote {report.write(folder / report.file_name)}")
 

@@ -49,8 +49,10 @@ def integration(
     run_id: Annotated[str, typer.Option(help="Name of the folder in reports/runs.")] = "integration",
 ) -> None:
     """Try everything once with these weights: base, LoRA, character, consistency; exit code 1 if something fails."""
+    name = profile or ("puppet" if sdxl_model is None else "sdxl")
+    _check_integration(name, sdxl_model, character, device)
     given = {
-        "profile": profile or ("puppet" if sdxl_model is None else "sdxl"),
+        "profile": name,
         "sdxl_model": None if sdxl_model is None else str(sdxl_model.resolve()),
         "character": character,
         "device": device,
@@ -58,6 +60,19 @@ def integration(
     from imagelab.notebooks import plan_run
 
     _run(plan_run(INTEGRATION, given, run_id=run_id))
+
+
+def _check_integration(profile: str, model: Path | None, character: str, device: str) -> None:
+    """Refuse what the notebook would only find out in a kernel."""
+    from imagelab.config import load_configs
+    from imagelab.devices import resolve_device
+    from imagelab.integration import with_base
+
+    configs = load_configs()
+    configs.profile(profile)
+    configs.character(character)
+    with_base(configs, profile, model)
+    resolve_device(device)
 
 
 def _plan(notebook: str, file: Path | None, pairs: list[str], run_id: str | None) -> "RunPlan":

@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 
 from imagelab.benchmark import BenchmarkReport, Case, CaseReport, Sample
+from imagelab.benchmark.report import LEAST_ROUNDS
 from imagelab.compare.changes import Change, make_change
 from imagelab.compare.shifts import log_shift
 from imagelab.compare.values import CONFIDENCE, Comparison, check_alike, check_limits
@@ -13,7 +14,6 @@ from imagelab.differences import differences
 from imagelab.errors import InvalidValueError
 
 CONDITIONS = ("profile", "device", "processor", "threads", "vram_cap")
-LEAST_SAMPLES = 3  # of fewer a spread says next to nothing
 
 
 def compare_benchmarks(
@@ -78,8 +78,8 @@ def _gates(report: CaseReport) -> bool:
 
 def _numbers(report: BenchmarkReport, case: Case, relative: bool) -> Mapping[str, list[float]]:  # noqa: FBT001
     samples = case_samples(report, case.name)
-    if len(samples) < LEAST_SAMPLES:
-        raise InvalidValueError(f"rounds of {case.name}", len(samples), f"{LEAST_SAMPLES} or more (--num-runs)")
+    if len(samples) < LEAST_ROUNDS:
+        raise InvalidValueError(f"rounds of {case.name}", len(samples), f"{LEAST_ROUNDS} or more (--num-runs)")
     seconds = [sample.seconds["picture"] for sample in samples]
     gib = [sample.peak_allocated_gib for sample in samples]
     memory = {"peak GiB": gib} if all(gib) else {}

@@ -1,11 +1,13 @@
 """One measure of B against A's, and whether it is worse."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from imagelab.calibration import Estimate
 from imagelab.compare.shifts import Shift
+from imagelab.errors import InvalidValueError
 from imagelab.results import Record
 
 Verdict = Literal["worse", "better", "no worse", "undecided"]
@@ -53,7 +55,13 @@ def make_change(
     worse_if_more: bool,
     gates: bool = True,
 ) -> Change:
-    """Put together what was found; `levels` are A's and B's own."""
+    """Put together what was found; `levels` are A's and B's own.
+
+    Raises InvalidValueError for a change that is no number: it would be worse than nothing.
+    """
+    found = shift.change
+    if not all(map(math.isfinite, (found.low, found.value, found.high))):
+        raise InvalidValueError(f"change of {of}, {measure}", str(found), "a finite number")
     return Change(
         of=of,
         measure=measure,
@@ -61,7 +69,7 @@ def make_change(
         b=levels[1],
         samples_a=samples[0],
         samples_b=samples[1],
-        change=shift.change,
+        change=found,
         smallest=shift.smallest(limit, worse_if_more=worse_if_more),
         worse_if_more=worse_if_more,
         gates=gates,

@@ -8,7 +8,8 @@ from imagelab.benchmark import BenchmarkReport, read_report
 from imagelab.compare.batches import Batch, compare_batches, read_compared_batch
 from imagelab.compare.benchmarks import compare_benchmarks
 from imagelab.compare.values import CONFIDENCE, Comparison
-from imagelab.errors import InvalidValueError
+from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.runs.progress import PLAN_FILE
 
 Run = BenchmarkReport | Batch
 
@@ -17,7 +18,13 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """Read a batch's folder, or a benchmark's JSON; raises InvalidValueError or RunFolderError for anything else."""
     if not Path(path).exists():
         raise InvalidValueError("run", str(path), "a benchmark's JSON or a batch's folder, and there is nothing")
-    return read_compared_batch(path) if Path(path).is_dir() else read_report(path)
+    if not Path(path).is_dir():
+        return read_report(path)
+    if not (Path(path) / PLAN_FILE).exists():
+        drawn = [str(plan.parent) for plan in sorted(Path(path).glob(f"pictures/*/{PLAN_FILE}"))]
+        batches = f"; the run's batches: {', '.join(drawn)}" if drawn else ""
+        raise RunFolderError(Path(path), "no batch's folder", f"It has no {PLAN_FILE}{batches}")
+    return read_compared_batch(path)
 
 
 def compare_runs(

@@ -21,8 +21,11 @@ from imagelab.calibration.intervals import (
     share_difference_interval,
     spread_interval,
 )
+from imagelab.checks import check_number
+from imagelab.errors import InvalidValueError
 
 POWER = 0.8
+_LEAST, _MOST = 1e-9, 1e9  # of seconds or GiB: what lies beyond is no measurement
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -53,7 +56,12 @@ class Shift:
 
 
 def log_shift(a: Sequence[float], b: Sequence[float], confidence: float) -> Shift:
-    """Compare positive numbers that were measured apart from each other: the ratio of their geometric means."""
+    """Compare positive numbers that were measured apart from each other: the ratio of their geometric means.
+
+    Raises InvalidValueError for a number that isn't above 0, or isn't finite.
+    """
+    for number in (*a, *b):
+        check_number(number, "a measured number", _LEAST, _MOST)
     logs = np.log(a), np.log(b)
     error, freedom = _welch(logs)
 
@@ -66,8 +74,13 @@ def log_shift(a: Sequence[float], b: Sequence[float], confidence: float) -> Shif
 
 
 def mean_shift(a: Floats, b: Floats, confidence: float, *, paired: bool) -> Shift:
-    """Compare means, as a share of A's; `paired`: a[i] and b[i] belong together."""
+    """Compare means, as a share of A's; `paired`: a[i] and b[i] belong together.
+
+    Raises InvalidValueError where A's mean can't be told from 0, of which nothing is a share.
+    """
     scale = abs(float(a.mean()))
+    if scale <= quantile(math.inf, confidence) * math.sqrt(float(a.var(ddof=1)) / len(a)):
+        raise InvalidValueError("mean of A", round(float(a.mean()), 4), "farther from 0 than chance takes it")
     share = float(b.mean()) / scale
     sign = math.copysign(1, float(a.mean()))
     # The delta method: what each number pulls the ratio of the means by.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from imagelab.glue import SCRAP_TYPE
+from imagelab.whole_file import write_text
 
 # Each is the address of a script on somebody else's server; our notebooks hold no formulas and no live widgets.
 _SCRIPTS = ("mathjax_url", "require_js_url", "jquery_url", "jupyter_widgets_base_url", "mermaid_js_url")
@@ -19,6 +20,4 @@ def write_html(notebook: Path) -> Path:
             cell.outputs = [output for output in cell.outputs if SCRAP_TYPE not in output.get("data", {})]
     exporter = HTMLExporter(template_name="lab", embed_images=True, **dict.fromkeys(_SCRIPTS, ""))
     text, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
-    path = notebook.with_suffix(".html")
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_text(text, notebook.with_suffix(".html"))

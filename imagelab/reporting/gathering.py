@@ -10,6 +10,7 @@ from imagelab.config import project_root
 from imagelab.errors import InvalidValueError
 from imagelab.reporting.measurement import Measurement, Unmeasured, read_measurement
 from imagelab.reporting.runs import RunResult, read_result
+from imagelab.whole_file import read_json
 
 UNMEASURED_FILE = "unmeasured.json"
 
@@ -39,6 +40,9 @@ def gather(runs: Iterable[str | Path] = (), *, reports: Path | None = None) -> G
             benchmarks[name] = read_report(path)
         elif name != UNMEASURED_FILE:
             measurements[name] = read_measurement(path)
+    runs = list(runs)
+    if "" in runs:  # as an unset variable of a shell script: Path takes it for the current folder
+        raise InvalidValueError("run", "", "the name or the folder of a run")
     folders = [run if (run := Path(given)).is_dir() else root / "runs" / run for given in runs]
     return Gathered(
         benchmarks=benchmarks,
@@ -58,9 +62,9 @@ def _is_benchmark(path: Path) -> bool:
 def _read_unmeasured(path: Path) -> tuple[Unmeasured, ...]:
     if not path.is_file():
         return ()
+    listed = read_json("list of the unmeasured", path)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
         return tuple(Unmeasured.from_dict(listed[place]) for place in range(len(listed)))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         wanted = f"a list of objects with what, needs, command and predicted ({error})"
         raise InvalidValueError(path.name, str(path), wanted) from error

@@ -1,15 +1,17 @@
 """What a run has left: of a notebook its result.json, of a batch or a sweep its plan and ledger."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from imagelab.errors import InvalidValueError
+from imagelab.notebooks.runner import RESULT_VERSION
 from imagelab.results import BatchResult
 from imagelab.runs import read_batch
 from imagelab.runs.progress import PLAN_FILE
+from imagelab.whole_file import check_schema, read_json
 
 RESULT_FILE = "result.json"
 
@@ -29,19 +31,24 @@ def read_result(folder: Path) -> RunResult:
     """Read a run of a notebook, a batch or a sweep; raises InvalidValueError for a folder that holds none of them."""
     if (folder / PLAN_FILE).is_file():
         return _of_batch(folder.name, read_batch(folder))
-    try:
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        drawn = {plan.parent.name: read_batch(plan.parent) for plan in sorted(folder.glob(f"pictures/*/{PLAN_FILE}"))}
-        return RunResult(
-            name=folder.name,
-            kind=result["notebook"],
-            status=result["status"],
-            headline=result.get("headline") or result.get("error") or "",
-            batches=drawn,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        wanted = f"the folder of a run, with {RESULT_FILE} or {PLAN_FILE} in it ({error})"
-        raise InvalidValueError("run", str(folder), wanted) from error
+    if not (folder / RESULT_FILE).is_file():
+        raise InvalidValueError("run", str(folder), f"the folder of a run, with {RESULT_FILE} or {PLAN_FILE} in it")
+    result = _read_result(folder / RESULT_FILE)
+    return RunResult(
+        name=folder.name,
+        kind=result["notebook"],
+        status=result["status"],
+        headline=str(result.get("headline") or result.get("error") or ""),
+        batches={path.parent.name: read_batch(path.parent) for path in sorted(folder.glob(f"pictures/*/{PLAN_FILE}"))},
+    )
+
+
+def _read_result(path: Path) -> Mapping[str, Any]:
+    result = read_json("result", path)
+    if not isinstance(result, dict) or not all(isinstance(result.get(name), str) for name in ("notebook", "status")):
+        raise InvalidValueError(f"result {path}", result, "a mapping with the notebook's name and its status")
+    check_schema(result, RESULT_VERSION, "result", path)
+    return result
 
 
 def _of_batch(name: str, batch: BatchResult) -> RunResult:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from imagelab import BatchImageGenerator, CharacterGenerator, GenerationError, GenerationRequest
+from imagelab.benchmark import Case, run_benchmark
 from imagelab.controls import control_use
 from imagelab.results import LoraUse
 
@@ -109,6 +110,15 @@ def test_out_of_memory_is_one_error_and_the_next_picture_is_drawn(on_cuda):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert grey_levels(on_cuda.generate(REQUEST), first) == 0
+
+
+def test_cap_of_a_benchmark_ends_with_it():
+    before = torch.cuda.get_per_process_memory_fraction()
+    run_benchmark(
+        [Case(quality_preset="draft")], profile="puppet", device="cuda", runs=1, vram_cap_gib=4, progress=False
+    )
+
+    assert torch.cuda.get_per_process_memory_fraction() == before
 
 
 def test_a_batch_is_drawn_and_judged(on_cuda, tmp_path):

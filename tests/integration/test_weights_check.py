@@ -75,6 +75,16 @@ def test_lora_that_isnt_there_is_left_out_with_the_place_where_it_is_missed(conf
     assert "no-loras/luca.safetensors" in checks[1].detail
 
 
+def test_character_without_scenes_is_left_out(configs, manager):
+    plain = configs.character("luca").model_copy(update={"scenes": {}})
+    characters = {**configs.character_presets.characters, "luca": plain}
+    presets = configs.character_presets.model_copy(update={"characters": characters})
+    with CharacterGenerator("puppet", "cpu", replace(configs, character_presets=presets)) as own:
+        checks = check_profile(own, manager, REQUEST)
+
+    assert (checks[2].status, "luca has no scenes" in checks[2].detail) == ("left out", True)
+
+
 def test_base_that_isnt_there_is_an_error(configs, manager, monkeypatch, tmp_path):
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path))
     without = changed(configs, base=Source(folder="no-base"))

@@ -85,6 +85,15 @@ def test_nothing_is_written_to_stderr(run, name):
     assert [output.text for output in outputs if "%|" not in output.text] == []
 
 
+def test_two_given_runs_are_compared_and_nothing_is_drawn(run, tmp_path):
+    drawn = run("32_compare_runs")
+    given = {"a": str(drawn.pictures / "a"), "b": str(drawn.pictures / "b"), "device": "cpu"}
+    done = execute(plan_run("32_compare_runs", given, run_id="given", runs_root=tmp_path))
+
+    assert read_scraps(done.notebook)["summary"]["B"] == read_scraps(drawn.notebook)["summary"]["B"]
+    assert list(done.pictures.iterdir()) == []
+
+
 def test_pictures_carry_their_records(run):
     (picture,) = run("10_generate_character").pictures.glob("*.png")
     record = read_record(picture)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 
 from imagelab import CharacterGenerator, InvalidValueError, ProfileError, UnknownNameError
 from imagelab.benchmark import Case, plan_cases, read_report, run_benchmark
 from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
-from imagelab.benchmark.report import Sample, median, report_case
+from imagelab.benchmark.pairs import geometric_mean
+from imagelab.benchmark.report import Sample, report_case, said, sum_up
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
 from imagelab.plan import plan_generation
@@ -153,8 +155,62 @@ def test_ratios_are_of_pairs_so_that_drift_cancels(configs):
     )
     ratio = report.ratio_to_base
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.5, 1.5, 1.5))
-    assert report.seconds["picture"].value == median([1.5 * seconds for seconds in slow]).value == 1.5 * 6
-    assert report.fraction_of_limit == pytest.approx(1 / 9)
+    assert report.seconds["picture"].value == pytest.approx(1.5 * 2**2.5)  # midway, as the ratios are
+    assert report.fraction_of_limit == pytest.approx(1 / (1.5 * 2**2.5))
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5])
+def test_intervals_of_few_rounds_hold_the_truth_as_often_as_promised(rounds):
+    rng = np.random.default_rng(rounds)
+    found = [geometric_mean(np.exp(rng.normal(0, 0.05, rounds))) for _ in range(600)]
+    held = sum(one.low <= 1 <= one.high for one in found)
+
+    assert binomtest(held, len(found), 0.95).pvalue > 0.001
+
+
+def test_ratio_is_of_the_rounds_that_both_have(configs):
+    base, lora = Case(quality_preset="standard"), Case(quality_preset="standard", variant="lora")
+    own, beside = [sample(lora, number, 3.0) for number in (0, 1)], [sample(base, number, number) for number in (1, 2)]
+    report = report_case(lora, own, beside, flop=1, rate=1.0, profile=configs.profile("sdxl"))
+
+    assert report.ratio_to_base.value == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "gib", "verdict"),
+    [
+        ([10.0], 10.0, "too few rounds"),
+        ([10.0, 10.1], 10.0, "too few rounds"),
+        ([10.0], 11.5, "missed"),
+        ([10.0, 10.1, 10.2], 10.0, "met"),
+        ([13.0, 14.0, 16.0], 10.0, "undecided"),
+        ([18.0, 18.1, 18.2], 10.0, "missed"),
+    ],
+)
+def test_few_rounds_decide_nothing_and_an_interval_across_the_target_neither(configs, seconds, gib, verdict):
+    case = Case(quality_preset="standard")
+    own = [sample(case, number, one, gib) for number, one in enumerate(seconds)]
+
+    assert report_case(case, own, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).verdict == verdict
+
+
+def test_single_round_is_told_without_an_interval(report):
+    alone = dataclasses.replace(report, samples=tuple(one for one in report.samples if one.round == 0))
+    (base, *_, both) = sum_up(alone).cases
+
+    assert both.seconds["picture"].low == both.seconds["picture"].high
+    assert said(both.ratio_to_base, both.samples) == f"{both.ratio_to_base.value:.3g}"
+    assert "[" not in sum_up(alone).to_text()
+    assert (base.samples, said(base.ratio_to_base, 1)) == (1, "")
+    legends = [latency_figure(one).legends[0].get_texts()[0].get_text() for one in (report, sum_up(alone))]
+    assert legends == ["geometric mean and 95 % interval", "one round, no interval"]
+
+
+def test_cases_come_to_what_their_samples_say_whatever_the_file_says(report, tmp_path):
+    wrong = dataclasses.replace(report.cases[0], samples=9, fraction_of_limit=0.5, seconds={})
+    older = dataclasses.replace(report, cases=(wrong, *report.cases[1:]))
+
+    assert read_report(older.write(tmp_path / "older.json")) == report
 
 
 @pytest.mark.parametrize(
@@ -176,12 +232,31 @@ def test_a_target_is_met_by_time_and_memory_both(configs, seconds, gib, verdict)
         ({"presets": ["hihg"]}, UnknownNameError, "high"),
         ({"variants": ["loras"]}, UnknownNameError, "lora"),
         ({"batch_sizes": [0]}, InvalidValueError, "batch_sizes"),
+        ({"variants": []}, InvalidValueError, r"variants must be at least one, got \[\]"),
+        ({"batch_sizes": []}, InvalidValueError, r"batch_sizes must be at least one, got \[\]"),
+        ({"presets": []}, InvalidValueError, r"presets must be at least one, got \[\]"),
         ({"lora_count": 16}, ProfileError, "of the 16 LoRAs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(configs, given, error, words):
     with pytest.raises(error, match=words):
         plan_cases(configs, configs.profile("puppet"), **given)
+
+
+def test_case_that_is_asked_for_twice_is_measured_once(configs):
+    twice = {"presets": ["draft"] * 2, "variants": ["base"] * 2, "batch_sizes": [1, 1]}
+    cases = plan_cases(configs, configs.profile("puppet"), **twice, stock=False)
+
+    assert [case.name for case in cases] == ["draft base batch 1"]
+
+
+def test_preset_of_one_step_is_refused_as_its_stages_cannot_be_told_apart(configs):
+    puppet = configs.profile("puppet")
+    one_step = puppet.preset("draft").model_copy(update={"steps": 1})
+    puppet = puppet.model_copy(update={"quality_presets": {**puppet.quality_presets, "draft": one_step}})
+
+    with pytest.raises(InvalidValueError, match="steps of quality preset draft must be a whole number between 2"):
+        plan_cases(configs, puppet, presets=["draft"])
 
 
 def test_no_runs_no_cases_and_a_cap_without_a_gpu_are_refused(configs):

@@ -14,8 +14,9 @@ from imagelab import InvalidValueError, RunFolderError, UnknownNameError, cli
 from imagelab.benchmark import BenchmarkReport, Case, CaseReport, Sample
 from imagelab.calibration import Estimate
 from imagelab.compare import Comparison, compare_benchmarks, compare_runs, open_run
+from imagelab.compare.changes import make_change
 from imagelab.compare.figures import change_figure, distribution_figure, picture_figure
-from imagelab.compare.shifts import log_shift, mean_shift, share_shift
+from imagelab.compare.shifts import Shift, log_shift, mean_shift, share_shift
 
 SIMULATIONS = 300
 CASES = tuple(Case(quality_preset="draft", variant=kind) for kind in ("base", "lora", "controlnet", "both"))
@@ -297,9 +298,88 @@ def test_what_cannot_be_compared_ends_with_2(tmp_path, compare, monkeypatch, arg
     assert said in err
 
 
-def test_a_folder_without_a_plan_is_no_run(tmp_path):
-    with pytest.raises(RunFolderError):
+def test_a_folder_without_a_plan_is_no_run_and_the_batches_in_it_are_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no batch's folder\. It has no plan\.json$"):
         open_run(tmp_path)
+    run(tmp_path / "pictures/luca", handmade_plan(3))
+    with pytest.raises(RunFolderError, match=r"the run's batches: .*pictures/luca$"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (
+            ["schema_version"],
+            99,
+            "schema_version of benchmark report b.json must be 1, all that this imagelab reads, got 99",
+        ),
+        (
+            ["samples", 0, "seconds", "picture"],
+            -1.0,
+            "seconds of picture of draft base batch 1 in b.json must be a number",
+        ),
+        (["samples", 0, "seconds", "picture"], 0.0, "got 0.0"),
+        (["samples", 0, "seconds"], {}, "seconds of draft base batch 1 in b.json must be of picture, got []"),
+        (["samples", 1, "seconds"], {"picture": 1, "vae": 1}, "must be of picture, got ['picture', 'vae']"),
+        (["samples", 0, "peak_allocated_gib"], -1.0, "peak memory of draft base batch 1"),
+        (["samples", 0, "iterations_per_second"], 0.0, "iterations_per_second of"),
+        (["samples", 0, "seconds", "picture"], "x", "b.json, BenchmarkReport.samples[0].seconds.picture must be"),
+        (["samples"], [], "samples of draft base batch 1 in b.json must be at least one, got []"),
+        (["flop_per_second"], 0.0, "flop_per_second in b.json"),
+        (["machine"], {}, "machine in b.json must be one with a device, got {}"),
+        (["cases"], [], "cases in b.json must be at least one, got []"),
+    ],
+)
+def test_benchmark_that_no_machine_measured_ends_with_2(tmp_path, compare, monkeypatch, place, value, said):
+    monkeypatch.chdir(tmp_path)
+    plain = json.loads(benchmark({CASES[0]: [1, 2, 3]}).write(tmp_path / "a.json").read_text())
+    inner = plain
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (tmp_path / "b.json").write_text(json.dumps(plain))
+    code, out, err = compare("a.json", "b.json", "--fail-over", "10%")
+
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"profile": ', "Expecting value: line 1 column 13"),
+        ('{"profile": NaN}', "NaN is no number"),
+        ("", "Expecting value: line 1 column 1"),
+        ("[]", "must be a mapping, got []"),
+    ],
+)
+def test_damaged_benchmark_is_named_with_the_place_and_shown_once(tmp_path, text, said):
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(InvalidValueError) as caught:
+        open_run(tmp_path / "b.json")
+
+    assert said in str(caught.value)
+    assert str(caught.value).count("b.json") == str(caught.value).count("got") == 1
+
+
+@pytest.mark.parametrize("seconds", [[1, 2, 0], [1, 2, -3], [1, 2, float("nan")], [1, 2, float("inf")]])
+def test_seconds_that_are_none_pass_no_gate(seconds):
+    with pytest.raises(InvalidValueError, match="a measured number must be"):
+        compare_benchmarks(benchmark({CASES[0]: [1, 2, 3]}), benchmark({CASES[0]: seconds}), fail_over=0.1)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("scores", [[0.0] * 4, [0.1, -0.1, 0.1, -0.1], [0.01, -0.02, 0.015, 0.0]])
+def test_nothing_is_a_share_of_a_mean_that_is_as_good_as_0(scores, paired):
+    with pytest.raises(InvalidValueError, match="mean of A must be farther from 0"):
+        mean_shift(np.array(scores), np.array([0.2, 0.3, 0.2, 0.3]), 0.95, paired=paired)
+
+
+def test_change_that_is_no_number_passes_no_gate():
+    nothing = Shift(found=Estimate(value=np.nan, low=np.nan, high=np.nan), error=1.0, freedom=2.0)
+    with pytest.raises(InvalidValueError, match=r"change of pictures, similarity must be a finite number"):
+        make_change("pictures", "similarity", nothing, (1.0, 1.0), (3, 3), limit=0.1, worse_if_more=False)
 
 
 def test_benchmarks_are_compared_without_the_model_libraries():

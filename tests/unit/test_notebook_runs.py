@@ -10,6 +10,7 @@ from imagelab import cli
 from imagelab.errors import InvalidValueError, NotebookError, UnknownNameError
 from imagelab.glue import read_scraps
 from imagelab.notebooks import execute, output_folder, plan_run
+from imagelab.notebooks.html import write_html
 from imagelab.notebooks.runner import _replacing
 
 PARAMETERS = 'word: str = "hello"  # to print\nfail: bool = False  # raise\noutput_dir: str | None = None  # pictures'
@@ -72,6 +73,17 @@ def test_run_leaves_notebook_html_pictures_and_result(project):
     assert result["summary"] == read_scraps(done.notebook)["summary"] == {"word": "hi", "missing": None}
     assert result["parameters"] == {"word": "hi", "output_dir": str(folder / "pictures")}
     assert list(folder.parent.iterdir()) == [folder], "nothing else is left"
+
+
+def test_page_that_cannot_be_written_whole_leaves_the_earlier_one(tmp_path):
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("half a character: \ud800")])
+    (tmp_path / "x.ipynb").write_text(json.dumps(node))
+    (tmp_path / "x.html").write_text("earlier")
+
+    with pytest.raises(UnicodeEncodeError):
+        write_html(tmp_path / "x.ipynb")
+    assert files_of(tmp_path) == ["x.html", "x.ipynb"]
+    assert (tmp_path / "x.html").read_text() == "earlier"
 
 
 def test_failed_run_is_kept_and_its_error_names_notebook_cell_and_exception(project):

@@ -124,15 +124,17 @@ def test_conda_environment_installs_the_lock_and_this_package_and_nothing_else()
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
 
 
+@pytest.mark.parametrize("user", ["0", "1000"], ids=["root", "by sudo"])
 @pytest.mark.parametrize("installs", [True, False], ids=["chromium installs", "chromium doesn't install"])
-def test_ci_runs_make_test_whether_or_not_a_browser_could_be_installed(tmp_path, installs):
+def test_ci_runs_make_test_whether_or_not_a_browser_could_be_installed(tmp_path, installs, user):
     """With commands that say what they were called with, in place of the real ones."""
     said = tmp_path / "said"
-    root_id, apt = "echo 0", f'echo "apt-get $@" >> {said}; {"true" if installs else "exit 100"}'
-    for name, does in {"make": f'echo "make $@" >> {said}', "apt-get": apt, "id": root_id}.items():
+    sudo = f'[ "$1" = -n ] && shift && PATH={tmp_path} exec "$@"'
+    apt = f'echo "apt-get $@" >> {said}; {"true" if installs else "exit 100"}'
+    for name, does in {"make": f'echo "make $@" >> {said}', "apt-get": apt, "id": f"echo {user}", "sudo": sudo}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
-    for name in ("bash", "dirname", "timeout"):
+    for name in ("bash", "dirname", "env", "timeout"):
         (tmp_path / name).symlink_to(shutil.which(name))
     subprocess.run([shutil.which("bash"), ROOT / ".ci/run"], check=True, env={"PATH": str(tmp_path)})
     first, *others = said.read_text(encoding="utf-8").splitlines()
@@ -140,6 +142,22 @@ def test_ci_runs_make_test_whether_or_not_a_browser_could_be_installed(tmp_path,
     assert first.startswith("apt-get update")
     assert others[-1] == "make test"
     assert [line.split()[-1] for line in others[:-1]] == (["chromium"] if installs else [])
+
+
+def test_ci_runs_make_test_where_sudo_asks_for_a_password(tmp_path):
+    for name, does in {
+        "make": f'echo "make $@" > {tmp_path}/said',
+        "id": "echo 1000",
+        "sudo": "exit 1",
+        "apt-get": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    subprocess.run([shutil.which("bash"), ROOT / ".ci/run"], check=True, env={"PATH": str(tmp_path)})
+
+    assert (tmp_path / "said").read_text(encoding="utf-8") == "make test\n"
 
 
 def test_tests_of_one_module_stay_in_one_process():

@@ -11,10 +11,12 @@ import pytest
 from handmade_runs import handmade_plan, run
 
 from imagelab import InvalidValueError, cli
+from imagelab.benchmark import read_report
 from imagelab.reporting import Measurement, gather, read_measurement, to_markdown, write_measurement, write_summary
 from imagelab.reporting.plots import picture_times
 
 ROOT = Path(__file__).parents[2]
+PIPE = "\\|"
 SPEED = Measurement(
     what="Seconds to do it | a pipe",
     command="python -m imagelab bench",
@@ -66,6 +68,47 @@ def test_measurement_comes_back_from_its_file_and_from_the_page(tmp_path):
     assert "| times as fast | 1.25 |" in text
 
 
+def test_nothing_leaves_its_line_or_its_cell_or_becomes_html(tmp_path):
+    odd = "two\n# lines | <script>alert(1)</script> `x*"
+    plain = "two # lines \\| \\<script>alert(1)\\</script> \\`x\\*"
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    result = {"notebook": "n", "status": "ok", "headline": odd}
+    (tmp_path / "runs/mine/result.json").write_text(json.dumps(result))
+    measured = replace(
+        SPEED, what=odd, command="a | `b`\nc", machine={"cpu": odd}, facts={odd: odd}, rows=({odd: odd},)
+    )
+    write_measurement(measured, tmp_path / "odd.json")
+    unmeasured = {"what": odd, "needs": odd, "command": "a | `b`\nc", "predicted": odd}
+    (tmp_path / "unmeasured.json").write_text(json.dumps([unmeasured]))
+    code = "`` a | `b` c ``"
+
+    assert to_markdown(gather(["mine"], reports=tmp_path)).splitlines()[6:] == [
+        f"## {plain}",
+        "",
+        f"[odd.json](odd.json): cpu {plain}. Again: {code}",
+        "",
+        "| fact | value |",
+        "|---|---|",
+        f"| {plain} | {plain} |",
+        "",
+        f"| {plain} |",
+        "|---|",
+        f"| {plain} |",
+        "",
+        "## Runs",
+        "",
+        "| run | of | status | result |",
+        "|---|---|---|---|",
+        f"| mine | n | ok | {plain} |",
+        "",
+        "## Not measured yet",
+        "",
+        "| what | needs | predicted, not measured | command |",
+        "|---|---|---|---|",
+        f"| {plain} | {plain} | {plain} | {code.replace('|', PIPE)} |",
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "x"}', '{"cases": []}', '{"cases": 7, "what": 1}'])
 def test_damaged_file_is_named(tmp_path, text):
     (tmp_path / "odd.json").write_text(text)
@@ -89,6 +132,42 @@ def test_run_of_a_notebook_is_told_by_its_headline(tmp_path):
     (folder / "result.json").write_text(json.dumps(result))
 
     assert "| mine | 22_filter_batches | ok | 8 of 8 accepted. |" in to_markdown(gather(["mine"], reports=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"notebook": "n", "status": "ok", "schema_version": 99}', "schema_version of result .* must be 1.* got 99"),
+        ('{"notebook": null, "status": null}', "the notebook's name and its status"),
+        ("[]", "must be a mapping"),
+        ("{", r"line 1 column 2"),
+    ],
+)
+def test_result_that_cannot_be_read_is_named(tmp_path, text, said):
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine/result.json").write_text(text)
+
+    with pytest.raises(InvalidValueError, match=said) as caught:
+        gather(["mine"], reports=tmp_path)
+    assert "mine/result.json" in str(caught.value)
+
+
+def test_benchmark_of_another_schema_is_in_no_report(committed):
+    (path,) = committed.glob("benchmarks/random-sdxl-*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+
+    with pytest.raises(InvalidValueError, match=r"schema_version of benchmark report .*random-sdxl.* got 99"):
+        gather(reports=committed)
+
+
+def test_single_round_has_no_interval_on_the_page(committed):
+    (path,) = committed.glob("benchmarks/random-sdxl-*.json")
+    report = read_report(path)
+    replace(report, samples=tuple(one for one in report.samples if one.round == 0)).write(path)
+    (line,) = [one for one in to_markdown(gather(reports=committed)).splitlines() if "standard lora batch 1" in one]
+
+    assert "[" not in line
+    assert "| too few rounds |" in line
 
 
 def test_batch_is_told_with_all_its_scores_the_rejected_ones_too(tmp_path):

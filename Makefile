@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check notebooks gallery schema architecture lock studio clean help
+.PHONY: setup demo test bench check notebooks gallery schema architecture lock studio clean help
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -40,6 +40,11 @@ demo: setup ## draw 20 pictures of luca, keep the consistent ones: reports/runs/
 test: check ## check, then the whole test suite, notebooks included
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope \
 	  --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
+
+# One after the other, and nothing beside them: what others took of the machine is written into each file.
+bench: setup ## measure what needs no GPU, on a machine that does nothing else: reports/benchmarks/, reports/summary.md
+	@status=0; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --capture=sys -m bench tests/bench || status=$$?; \
+	  $(BIN)/python -m imagelab report; exit $$status
 
 check: setup ## ruff (notebooks too), formatting, mypy, import floors
 	@$(BIN)/ruff check

@@ -224,9 +224,6 @@ def attached(
         yield pipe
         return
     loaded.pipe.remove_all_hooks()
-    # It runs at each step as the UNet does, so it stays on the GPU whole; besides, accelerate's hooks miss
-    # MultiheadAttention.out_proj in a union one, whose weight is used without a call of its module.
-    pipe._exclude_from_cpu_offload = ["controlnet"]  # noqa: SLF001  diffusers' own switch, otherwise of a class
     try:
         within_memory(partial(apply_memory_policy, pipe, memory, loaded.device), "Use fewer controls at once")
         yield pipe

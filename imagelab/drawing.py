@@ -300,7 +300,7 @@ def _record(
         loras=tuple(lora.record for lora in plan.loras),
         controls=controls,
         device=device_name(loaded.device),
-        dtype=str(loaded.pipe.unet.dtype).removeprefix("torch."),
+        dtype=str(loaded.dtype).removeprefix("torch."),
         memory_policy=models.memory.policy,
         batch_size=batch_size,
         degraded=(*loaded.degraded, *models.given_up),

@@ -26,8 +26,7 @@ class EncodedPrompts:
 
         Nobody may write into what is returned.
         """
-        encoder = self.pipe.text_encoder_2
-        key = prompt, loras, encoder.dtype, self.pipe._execution_device  # noqa: SLF001  there is no public name
+        key = prompt, loras, self.pipe.text_encoder_2.dtype  # where they run doesn't change, offloaded or not
         if key not in self._kept:
             self._kept[key] = encode_prompt(self.pipe, prompt)
         self._kept.move_to_end(key)

@@ -111,15 +111,16 @@ def check_png_path(value: object, name: str = "output_path") -> Path:
 
     Raises InvalidValueError, which calls the path `name`.
     """
-    return _check_path(value, name, (".png",))
+    return check_file_path(value, name, (".png",))
 
 
 def check_picture_path(value: object, name: str = "output_path") -> Path:
     """Return a path that a picture can be written to, as `check_png_path`; JPEG and WebP are fine, too."""
-    return _check_path(value, name, tuple(_SUFFIXES))
+    return check_file_path(value, name, tuple(_SUFFIXES))
 
 
-def _check_path(value: object, name: str, suffixes: tuple[str, ...]) -> Path:
+def check_file_path(value: object, name: str, suffixes: tuple[str, ...]) -> Path:
+    """Return a path with one of the suffixes that a file can be written to; makes nothing, raises InvalidValueError."""
     path = checked_path(value, name)
     if path.suffix.lower() not in suffixes:
         raise InvalidValueError(name, str(path), f"a path that ends in {' or '.join(suffixes)}")

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 import torch
 
-from imagelab.config import MemoryPolicy, Profile
+from imagelab.config import Profile
+from imagelab.config.sdxl import MemoryPolicyName
+from imagelab.errors import InvalidValueError
 from imagelab.memory_contract import Fit, Job, fit, measure_footprint, predict, weight_bytes
 from imagelab.random_sdxl import sdxl_on_meta
 from imagelab.reporting import Measurement
@@ -69,14 +72,19 @@ def _extreme_sizes(profile: Profile) -> dict[str, tuple[int, int]]:
     return {"smallest": (low, low), "longest": (low, high), "largest": (high, high)}
 
 
-def tabulate(profile: Profile, room_gib: float) -> Measurement:
-    """Return the table of a profile, with rows of its default preset and without LoRAs, which change no peak."""
+def tabulate(profile: Profile, room_gib: float, policy: str | None = None) -> Measurement:
+    """Return the table of a profile, with rows of its default preset and without LoRAs, which change no peak.
+
+    `policy`: to begin with, None for the profile's own. Raises InvalidValueError for one that doesn't exist.
+    """
+    profile = profile if policy is None else _with_policy(profile, policy)
     cases = predict_cases(profile, room_gib)
     shown = [case for case in cases if case.preset == profile.default_quality_preset and not case.job.loras]
     return Measurement(
         what=f"Predicted, not measured: peak GPU memory where PyTorch has {room_gib:g} GiB, {profile.name}, float16; "
         f"{len(cases)} cases of presets, sizes, LoRAs, ControlNet and batches of 1 to 8",
-        command=f"python -m imagelab predict-memory --profile {profile.name} --room {room_gib:g}",
+        command=f"python -m imagelab predict-memory --profile {profile.name} --room {room_gib:g}"
+        f" --policy {profile.memory.policy}",
         machine={"device": "none, counted on meta tensors"} | drawing_versions(),
         facts={
             "cases": len(cases),
@@ -85,17 +93,24 @@ def tabulate(profile: Profile, room_gib: float) -> Measurement:
             "cases_offloaded": sum(bool(case.fit.given_up) for case in cases),
             "largest_peak_gib": round(max(case.fit.prediction.peak_gib for case in cases), 2),
         },
-        rows=tuple(_row(case, profile.memory) for case in shown if case.job.pictures in {1, 4, 8}),
+        rows=tuple(_row(case, profile.memory.policy) for case in shown if case.job.pictures in {1, 4, 8}),
     )
 
 
-def _row(case: Planned, memory: MemoryPolicy) -> dict[str, str | int | float]:
+def _with_policy(profile: Profile, policy: str) -> Profile:
+    known = get_args(MemoryPolicyName)
+    if policy not in known:
+        raise InvalidValueError("policy", policy, f"one of {', '.join(known)}")
+    return profile.model_copy(update={"memory": profile.memory.model_copy(update={"policy": policy})})
+
+
+def _row(case: Planned, policy: str) -> dict[str, str | int | float]:
     job, fitted = case.job, case.fit
     return {
         "variant": case.variant,
         "size_px": f"{job.width} x {job.height}",
         "pictures": job.pictures,
-        f"asked_gib_{memory.policy}": round(case.asked_gib, 2),
+        f"asked_gib_{policy}": round(case.asked_gib, 2),
         "at_once": fitted.job.pictures,
         "policy": fitted.memory.policy,
         "peak_gib": round(fitted.prediction.peak_gib, 2),

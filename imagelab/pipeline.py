@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import accelerate
 import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFLOAD = "Set memory.policy in sdxl_config.yaml to model_offload"
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 OnStep = Callable[[int, int, Tensor], object]  # (step, of how many, latents (pictures, 4, h/8, w/8))
 
 
@@ -35,19 +37,26 @@ class LoadedPipeline:
     degraded: tuple[str, ...]  # what the device couldn't do as configured
     scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the UNet's weights; they all have one, and `unet.dtype` walks through all of them."""
+        dtype: torch.dtype = next(self.pipe.unet.parameters()).dtype
+        return dtype
+
     def offloads(self, memory: MemoryPolicy) -> bool:
-        """Say whether hooks move the models to and fro."""
-        return self.device.type == "cuda" and memory.policy != "resident"
+        """Say whether hooks move the models that draw to and fro, not only the text encoders."""
+        return self.device.type == "cuda" and memory.policy in {"model_offload", "sequential_offload"}
 
     @contextmanager
     def weights_at_hand(self, memory: MemoryPolicy) -> Iterator[None]:
-        """Take the offloading hooks off while weights are rewritten: under sequential offload they are elsewhere."""
-        if self.offloads(memory):
+        """Take the offloading hooks off while weights are rewritten: under some policies they are elsewhere."""
+        hooked = self.offloads(memory) or memory.policy == "text_encoder_offload"
+        if hooked:
             self.pipe.remove_all_hooks()
         try:
             yield
         finally:
-            if self.offloads(memory):
+            if hooked:
                 apply_memory_policy(self.pipe, memory, self.device)
 
 
@@ -86,6 +95,12 @@ def apply_memory_policy(
     """
     pipe.remove_all_hooks()
     _tile_vae(pipe.vae, memory)
+    # ControlNets run at each step as the UNet does, so they stay on the GPU whole; besides, accelerate's hooks miss
+    # MultiheadAttention.out_proj in a union one, whose weight is used without a call of its module.
+    pipe._exclude_from_cpu_offload = ["controlnet"]  # noqa: SLF001  diffusers' own switch, otherwise of a class
+    if memory.policy == "text_encoder_offload":
+        _offload_text_encoders(pipe, device)
+        return ()
     if device.type != "cuda" or memory.policy == "resident":
         pipe.to(device)
         offloads = memory.policy != "resident"
@@ -95,6 +110,20 @@ def apply_memory_policy(
     else:
         pipe.enable_sequential_cpu_offload(device=device)
     return ()
+
+
+def _offload_text_encoders(pipe: Any, device: torch.device) -> None:
+    """Keep the text encoders' weights in CPU memory; a layer has them on the device while it runs, and no longer.
+
+    Whole encoders that come and go would take 1.3 GiB beside the other models: more than the rest of a drawing.
+    """
+    models = {name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}
+    staying = [name for name in models if name not in _TEXT_ENCODERS]
+    pipe._exclude_from_cpu_offload = staying  # noqa: SLF001  it asks the others' hooks where to draw
+    for name in staying:
+        models[name].to(device)
+    for name in _TEXT_ENCODERS:
+        accelerate.cpu_offload(models[name].to("cpu"), device)
 
 
 def _tile_vae(vae: AutoencoderKL, memory: MemoryPolicy) -> None:
@@ -167,7 +196,7 @@ def draw(
         pooled_prompt_embeds=embeddings.pooled_positive,
         negative_pooled_prompt_embeds=embeddings.pooled_negative,
         num_images_per_prompt=len(seeds),
-        latents=_noise(pipe, width, height, generators),
+        latents=_noise(loaded, width, height, generators),
         generator=generators,
         width=width,
         height=height,
@@ -181,8 +210,11 @@ def draw(
         raise GenerationError(
             f"interrupted after step {len(finite)} of {steps}, by pipeline._interrupt", "Draw it again"
         )
-    _check_finite(finite, pixels)
-    images: list[Image] = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))
+    # On its way while the pixels are waited for, which follow it: so asking costs no wait of its own.
+    good = torch.stack([*finite, pixels.isfinite().all()]).to("cpu", non_blocking=True)
+    decoded = pipe.image_processor.pt_to_numpy(pixels)
+    _check_finite(good.tolist())
+    images: list[Image] = pipe.image_processor.numpy_to_pil(decoded)
     for seed, image in zip(seeds, images, strict=True):
         if len(image.getcolors(2) or ()) == 1:
             reason = f"the picture of seed {seed} is of one colour all over"
@@ -190,10 +222,10 @@ def draw(
     return images
 
 
-def _noise(pipe: Any, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
-    factor = pipe.vae_scale_factor
-    shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
-    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(pipe.unet.dtype)
+def _noise(loaded: LoadedPipeline, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
+    factor = loaded.pipe.vae_scale_factor
+    shape = (1, loaded.pipe.unet.config.in_channels, height // factor, width // factor)
+    return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(loaded.dtype)
 
 
 def _run(pipe: Any, **given: Any) -> Tensor:
@@ -201,10 +233,11 @@ def _run(pipe: Any, **given: Any) -> Tensor:
     return pixels
 
 
-def _check_finite(finite: list[Tensor], pixels: Tensor) -> None:
-    good = torch.stack(finite).tolist()
-    if not all(good):
-        reason = f"NaN or infinity in the latents after step {good.index(False) + 1} of {len(good)}"
+def _check_finite(good: list[bool]) -> None:
+    """Raise GenerationError unless all is finite: the latents after each step, and at last the picture."""
+    *steps, picture = good
+    if not all(steps):
+        reason = f"NaN or infinity in the latents after step {steps.index(False) + 1} of {len(steps)}"
         raise GenerationError(reason, "Lower guidance_scale and the LoRAs' weights; the weights may be damaged")
-    if not pixels.isfinite().all():
+    if not picture:
         raise GenerationError("NaN or infinity in the decoded picture", "Use a VAE that is fit for the dtype")

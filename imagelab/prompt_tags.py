@@ -26,11 +26,15 @@ def take_lora_tags(text: str) -> tuple[str, tuple[LoraUse, ...]]:
     >>> take_lora_tags("on the beach, <lora:luca:0.8:start=0.2>, waving")[0]
     'on the beach, waving'
     """
-    tags = _TAG.findall(text)
-    if not tags:
-        return text, ()
+    return without_lora_tags(text), tuple(_parse(tag) for tag in _TAG.findall(text))
+
+
+def without_lora_tags(text: str) -> str:
+    """Return a prompt without its LoRA tags, whatever stands in them."""
+    if not _TAG.search(text):
+        return text
     rest = re.sub(r"[\s,]*,", ",", _TAG.sub(" ", text))  # the tag's own comma goes with it
-    return " ".join(rest.split()).strip(" ,"), tuple(_parse(tag) for tag in tags)
+    return " ".join(rest.split()).strip(" ,")
 
 
 def refuse_lora_tags(text: str, place: str) -> None:

@@ -1,8 +1,11 @@
 """The versions of the libraries that a result depends on, imagelab's own among them."""
 
+from functools import cache
+
 _DRAWING = ("imagelab", "torch", "diffusers", "transformers")
 
 
+@cache  # it is asked for each picture, and looks through every folder of sys.path
 def library_version(name: str) -> str:
     """Return the installed version of a library by its distribution's name, "0+unknown" where it isn't installed."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely asked for

@@ -3,13 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 from imagelab.benchmark.cases import VARIANTS, Case, plan_cases
+from imagelab.benchmark.pairs import paired_difference, paired_ratio
 from imagelab.benchmark.reading import read_report
 from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample
 
 if TYPE_CHECKING:
     from imagelab.benchmark.run import run_benchmark
 
-__all__ = ["VARIANTS", "BenchmarkReport", "Case", "CaseReport", "Sample", "plan_cases", "read_report", "run_benchmark"]
+__all__ = [
+    "VARIANTS",
+    "BenchmarkReport",
+    "Case",
+    "CaseReport",
+    "Sample",
+    "paired_difference",
+    "paired_ratio",
+    "plan_cases",
+    "read_report",
+    "run_benchmark",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,6 @@ bootstrap's of three rounds held the truth three times in four where 95 % were p
 no time at all, have arithmetic ones.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagelab.benchmark.cases import Case
+from imagelab.benchmark.pairs import paired_ratio
 from imagelab.calibration import Estimate
-from imagelab.calibration.intervals import mean_interval
+from imagelab.calibration.intervals import geometric_mean, mean_interval
 from imagelab.config import Profile
 from imagelab.results import Record
 from imagelab.whole_file import write_record
@@ -192,10 +192,4 @@ def _ratio(own: Sequence[Sample], base: Sequence[Sample]) -> Estimate | None:
     """Return how much longer a picture took, over the rounds that both have."""
     beside = {sample.round: sample.seconds["picture"] for sample in base}
     pairs = [(sample.seconds["picture"], beside[sample.round]) for sample in own if sample.round in beside]
-    return geometric_mean([one / other for one, other in pairs]) if pairs else None
-
-
-def geometric_mean(values: Sequence[float]) -> Estimate:
-    """Return the geometric mean of positive numbers, with its 95 % interval."""
-    found = mean_interval(np.log(values))
-    return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+    return paired_ratio([one for one, _ in pairs], [other for _, other in pairs]) if pairs else None

@@ -87,6 +87,7 @@ def _share(text: str) -> float:
 def predict_memory(
     profile: ProfileName = "sdxl",
     room: Annotated[float, typer.Option(help="GiB of GPU memory that PyTorch may use.")] = 15.0,
+    policy: Annotated[str | None, typer.Option(help="Memory policy to begin with, by default the profile's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write, by default none.")] = None,
 ) -> None:
     """Say which of a profile's sizes and batches fit a graphics card, and how; needs neither weights nor a GPU."""
@@ -94,7 +95,7 @@ def predict_memory(
     from imagelab.memory_table import tabulate
     from imagelab.reporting import write_measurement
 
-    table = tabulate(load_configs().profile(profile), room)
+    table = tabulate(load_configs().profile(profile), room, policy)
     for row in table.rows:
         typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
     typer.echo("  ".join(f"{name} {value}" for name, value in table.facts.items()))

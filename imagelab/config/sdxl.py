@@ -23,7 +23,7 @@ from imagelab.config.options import MAX_STEPS, SCHEDULER_KWARGS, for_editors
 from imagelab.errors import InvalidValueError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-MemoryPolicyName = Literal["resident", "model_offload", "sequential_offload"]
+MemoryPolicyName = Literal["resident", "text_encoder_offload", "model_offload", "sequential_offload"]
 SchedulerClass = Literal[
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
@@ -71,6 +71,8 @@ class MemoryPolicy(Config):
     """What stays on the GPU, and how the VAE decodes."""
 
     policy: MemoryPolicyName
+    """What stays, from fast to small: everything; all but the text encoders, which come layer by layer for a prompt
+    that is new; the model that runs; the layer that runs."""
     vae_slicing: bool
     """Decode a batch picture by picture."""
     vae_tiling: bool

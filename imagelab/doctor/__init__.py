@@ -1,8 +1,9 @@
 """Can this machine run a profile? Every check says what it found and, where something is wrong, what to do."""
 
 from imagelab.config import Configs, load_configs
+from imagelab.doctor.memory import check_memory
 from imagelab.doctor.report import Check, Report
-from imagelab.doctor.software import check_memory, check_software, read_vram_gib
+from imagelab.doctor.software import check_software, read_vram_gib
 from imagelab.errors import ConfigError
 
 __all__ = ["Check", "Report", "examine"]

@@ -7,7 +7,6 @@ from importlib import import_module
 from importlib.metadata import distributions
 from importlib.util import find_spec
 
-from imagelab.config import Profile
 from imagelab.doctor.report import Check, first_line
 
 REINSTALL = "Make the environment anew: `rm -rf .venv && make setup` (with conda, create it again)"
@@ -130,20 +129,3 @@ def _packages() -> Iterator[Check]:
             fix=REINSTALL if fault or not found else "",
             details=found,
         )
-
-
-def check_memory(profile: Profile, vram_gib: float) -> Iterator[Check]:
-    """Compare the machine with what the profile's targets were set for."""
-    wanted = profile.targets.vram_gib
-    if wanted is None:
-        return
-    name = f"{profile.name}: memory"
-    if not vram_gib:
-        found = f"made for a GPU with {wanted.peak:g} GiB; on a CPU a picture takes minutes"
-        yield Check(name=name, status="warning", found=found, fix="The profile puppet is made for CPUs")
-    elif vram_gib < wanted.peak:
-        found = f"{vram_gib:.1f} GiB where {wanted.peak:g} are planned for"
-        fix = f"Set profiles.{profile.name}.memory.policy to model_offload in sdxl_config.yaml"
-        yield Check(name=name, status="warning", found=found, fix=fix)
-    else:
-        yield Check(name=name, status="ok", found=f"{vram_gib:.1f} GiB, {wanted.peak:g} are planned for")

@@ -12,12 +12,11 @@ import ipywidgets as w
 from imagelab.config import Configs, Profile
 from imagelab.controls import control_use
 from imagelab.errors import ImageFileError
-from imagelab.explorer.settings import Settings, default_settings, own_loras
+from imagelab.explorer.settings import MAX_SEED, Settings, default_settings, own_loras
 from imagelab.explorer.widgets import field, number_with_slider, pages, upload
 from imagelab.imagefiles import decode_image, upright_rgb
 from imagelab.results import ControlUse
 
-_MAX_SEED = 2**53 - 1  # beyond it a browser counts in steps of two
 _MOST_AT_ONCE = 16
 _NONE = ("none", "")  # not None, which ipywidgets shows as nothing chosen
 _SEED_MODES = [("locked: one picture", "locked"), ("random", "random"), ("counting up", "counting up")]
@@ -42,7 +41,7 @@ class Form:
         self.width = field(w.BoundedIntText, "Width (px)", **side)
         self.height = field(w.BoundedIntText, "Height (px)", **side)
         self.seed_mode = field(w.Dropdown, "Seed is", options=_SEED_MODES)
-        self.seed = field(w.BoundedIntText, "Seed", min=0, max=_MAX_SEED)
+        self.seed = field(w.BoundedIntText, "Seed", min=0, max=MAX_SEED)
         self.pictures = field(w.BoundedIntText, "Pictures", value=4, min=1, max=_MOST_AT_ONCE, disabled=True)
         weights = {name: _weight(name) for name in _available(configs, profile)}
         self.loras = {name: number for name, (number, _) in weights.items()}
@@ -191,11 +190,13 @@ class Form:
     def _uploaded(self, change: Any) -> None:
         if not change["new"]:
             return
+        name = escape(str(change["new"][0]["name"]))
         try:
             self.take_control_picture(bytes(change["new"][0]["content"]))
-            self.map.value = "" if self.control_type.value else "Choose what of it to follow."
+            self.map.value = f"{name} is there. " + ("" if self.control_type.value else "Choose what of it to follow.")
         except ImageFileError as error:
             self._picture, self.map.value = None, escape(str(error))
+        self.upload.value = ()  # or the same file, chosen again, would be no change
 
     def _laid_out(self, weights: list[w.Widget], scale: w.Widget) -> w.Widget:
         words = w.VBox([self.character, self.scene_preset, self.scene, self.style, self.negative])

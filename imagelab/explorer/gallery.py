@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from imagelab.checks import check_number, check_whole
-from imagelab.config import Configs
+from imagelab.config import Configs, Profile
 from imagelab.errors import InvalidValueError
 from imagelab.explorer import shown
 from imagelab.explorer.history import Decision, Entry, History
-from imagelab.explorer.settings import Settings
+from imagelab.explorer.settings import MAX_SEED, Settings
 from imagelab.explorer.widgets import field
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Comparison:
 
     def __init__(self, history: History) -> None:
         self.history = history
+        self._quiet = False  # while choosers are set, which tell of each change
         self.first = field(w.Dropdown, "First picture", options=[])
         self.second = field(w.Dropdown, "Second picture", options=[])
         self.shown = w.HTML("Draw two pictures to compare them.")
@@ -77,18 +78,26 @@ class Comparison:
             chooser.observe(lambda _: self.update(), "value")
 
     def add(self, entry: Entry) -> None:
-        """Offer a new picture; the last two are compared."""
-        options = [
-            (f"{one.number}: {one.settings.character}, seed {one.settings.seed}", one.number) for one in self.history
-        ]
-        before = self.second.value
-        for chooser in (self.first, self.second):
-            chooser.options = options
-        self.first.value, self.second.value = before or entry.number, entry.number
+        """Offer a new picture; the last two are compared, until a person has chosen others."""
+        label = f"{entry.number}: {entry.settings.character}, seed {entry.settings.seed}"
+        chosen = (self.first.value, self.second.value)
+        known = [number for _, number in self.second.options]
+        options = (*self.second.options, (label, entry.number))
+        latest = (known[-1] if known else entry.number, entry.number)
+        follows = chosen in {(None, None), tuple(known[-2:]), (*known[-1:], *known[-1:])}
+        self._quiet = True
+        for chooser, number in zip((self.first, self.second), latest if follows else chosen, strict=True):
+            chooser.options, chooser.value = options, number
+        self._quiet = False
+        if follows:
+            self.update()
 
     def update(self) -> None:
         """Show the chosen two."""
-        if self.first.value is None or self.second.value is None or self.first.value == self.second.value:
+        if self._quiet or self.first.value is None or self.second.value is None:
+            return
+        if self.first.value == self.second.value:
+            self.shown.value = "Choose two pictures to compare them."
             return
         one, other = self.history[self.first.value], self.history[self.second.value]
         images = (one.generation.image, other.generation.image)
@@ -113,11 +122,21 @@ def difference(one: "Image", other: "Image") -> tuple["Image", float]:
 
 
 def changes(one: Settings, other: Settings) -> list[str]:
-    """Say in which settings two pictures differ, one line each."""
-    before, after = one.to_dict(), other.to_dict()
-    return [
-        f"{name.replace('_', ' ')}: {before[name]} → {after[name]}" for name in before if before[name] != after[name]
-    ]
+    """Say in which settings two pictures differ, one line each; a LoRA is a setting of its own."""
+    before, after = _by_name(one), _by_name(other)
+    names = [*before, *(name for name in after if name not in before)]
+    absent = {name: 0.0 if name.startswith("LoRA ") else "none" for name in names}
+    pairs = [(name, before.get(name, absent[name]), after.get(name, absent[name])) for name in names]
+    return [f"{name}: {old} → {new}" for name, old, new in pairs if old != new]
+
+
+def _by_name(settings: Settings) -> dict[str, Any]:
+    control = settings.control
+    apart = {"loras", "control"}
+    named = {name.replace("_", " "): value for name, value in settings.to_dict().items() if name not in apart}
+    named |= {"control": control.type, "control scale": control.scale} if control else {}
+    named |= {f"LoRA {name}": weight for name, weight in settings.loras.items()}
+    return {name: "none" if value is None else value for name, value in named.items()}
 
 
 class Grid:
@@ -134,14 +153,15 @@ class Grid:
         self.shown = w.HTML()
         self.widget = w.VBox([self.parameter, self.values, self.draw, self.shown])
 
-    def points(self, settings: Settings, configs: Configs) -> list[tuple[str, Settings]]:
+    def points(self, settings: Settings, configs: Configs, profile: Profile) -> list[tuple[str, Settings]]:
         """Return (caption, settings) for each value; raises InvalidValueError or UnknownNameError for a bad one."""
         texts = [text.strip() for text in self.values.value.split(",") if text.strip()]
         if not 1 <= len(texts) <= _MOST_VALUES:
             raise InvalidValueError("Values", self.values.value, f"1 to {_MOST_VALUES} values with commas between them")
         settings = settings if settings.seed is not None else replace(settings, seed=0)  # or nothing is comparable
         return [
-            (f"{self.parameter.value} {text}", varied(settings, self.parameter.value, text, configs)) for text in texts
+            (f"{self.parameter.value} {text}", varied(settings, self.parameter.value, text, configs, profile))
+            for text in texts
         ]
 
     def show(self, pictures: Sequence[tuple[str, Entry]]) -> None:
@@ -151,12 +171,12 @@ class Grid:
         )
 
 
-def varied(settings: Settings, parameter: str, text: str, configs: Configs) -> Settings:
+def varied(settings: Settings, parameter: str, text: str, configs: Configs, profile: Profile) -> Settings:
     """Return the settings with one parameter at a value, given as text; raises as `Grid.points`."""
     if parameter == "seed":
-        return replace(settings, seed=check_whole(_number(parameter, text, int), "seed", 0, 2**53 - 1))
+        return replace(settings, seed=check_whole(_number(parameter, text, int), "seed", 0, MAX_SEED))
     if parameter == "quality":
-        return replace(settings, quality_preset=text)
+        return replace(settings, quality_preset=profile.preset(text).name)
     if parameter == "style":
         return replace(settings, style=None if text == "none" else configs.style(text).name)
     value = _number(parameter, text, float)

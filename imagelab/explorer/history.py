@@ -1,15 +1,16 @@
 """What was drawn so far, what became of it, and who decided that."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from imagelab.errors import InvalidValueError
 from imagelab.explorer.settings import Settings
 from imagelab.results import Generation, Verdict
-from imagelab.whole_file import whole_file
+from imagelab.whole_file import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,7 @@ Decision = Literal["accepted", "rejected", "unscorable"]
 DecidedBy = Literal["automatic", "by hand"]
 _COLUMNS = ("number", "character", "scene", "quality_preset", "seed", "similarity", "threshold", "status")
 _THUMBNAIL_PX = 128
+_FILE = "history.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +72,21 @@ def automatic(verdict: Verdict | None) -> Decision:
 
 @dataclass(kw_only=True, slots=True)
 class History:
-    """The pictures in the order in which they were drawn; with a `folder`, its history.json follows every change."""
+    """The pictures in the order in which they were drawn; with a `folder`, its history.json says the same.
+
+    What an earlier session has left in the folder stays: its rows come first, and its numbers aren't used again. Raises
+    InvalidValueError for a history.json that isn't one.
+    """
 
     folder: Path | None = None
     _entries: dict[int, Entry] = field(default_factory=dict)
+    _earlier: list[dict[str, Any]] = field(default_factory=list)
+    _changing: Any = field(default_factory=threading.RLock)  # it is drawn in one thread and decided in another
+
+    def __post_init__(self) -> None:
+        """Read what an earlier session has left."""
+        if self.folder is not None:
+            self._earlier = _read_rows(self.folder / _FILE)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -83,31 +96,65 @@ class History:
 
     def __getitem__(self, number: int) -> Entry:
         if number not in self._entries:
-            raise InvalidValueError(
-                "picture", number, f"a number from 1 to {len(self)}" if len(self) else "drawn first"
-            )
+            known = ", ".join(map(str, self._entries))
+            raise InvalidValueError("picture", number, f"one of this session: {known}" if known else "drawn first")
         return self._entries[number]
 
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next picture, which no picture in the folder has."""
+        there = self.folder.glob("[0-9]*.png") if self.folder else ()
+        files = [int(path.stem) for path in there if path.stem.isdecimal()]
+        earlier = [int(row["number"]) for row in self._earlier]
+        return max([0, *self._entries, *files, *earlier]) + 1
+
     def add(self, entry: Entry) -> None:
-        """Put a picture at the end, or in the place of the one of its number."""
-        self._entries[entry.number] = entry
-        self._write()
+        """Put a picture at the end; `save` writes it down."""
+        with self._changing:
+            self._entries[entry.number] = entry
 
     def decide(self, number: int, decision: Decision) -> Entry:
-        """Let a person's decision stand in place of the automatic one; raises InvalidValueError for the number."""
-        decided = replace(self[number], decision=decision, decided_by="by hand")
-        self.add(decided)
+        """Let a person's decision stand in place of the automatic one, and write it down.
+
+        Raises InvalidValueError for the number, for another word than accepted, rejected or unscorable, and where
+        history.json can't be written: then nothing is decided.
+        """
+        if decision not in get_args(Decision):
+            raise InvalidValueError("decision", decision, f"one of {', '.join(get_args(Decision))}")
+        with self._changing:
+            decided = replace(self[number], decision=decision, decided_by="by hand")
+            self._write((self._entries | {number: decided}).values())
+            self._entries[number] = decided
         return decided
 
+    def save(self) -> None:
+        """Write history.json; raises InvalidValueError where that can't be."""
+        with self._changing:
+            self._write(self._entries.values())
+
     def to_frame(self) -> "pd.DataFrame":
-        """Return a row per picture, with its decision and who made it."""
+        """Return a row per picture, with its decision and who made it; those of earlier sessions come first."""
         import pandas as pd  # slow to import, and only notebooks want tables
 
-        return pd.DataFrame([entry.to_row() for entry in self], columns=None if len(self) else list(_COLUMNS))
+        rows = self._rows(self)
+        return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
 
-    def _write(self) -> None:
-        if self.folder is None:
-            return
-        text = json.dumps([entry.to_row() for entry in self], indent=1, ensure_ascii=False)
-        with whole_file(self.folder / "history.json") as stream:
-            stream.write(text.encode())
+    def _rows(self, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+        return [*self._earlier, *(entry.to_row() for entry in entries)]
+
+    def _write(self, entries: Iterable[Entry]) -> None:
+        if self.folder is not None:
+            write_text(json.dumps(self._rows(entries), indent=1, ensure_ascii=False), self.folder / _FILE)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(_FILE, str(path), f"a history that can be read, or moved away ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and type(row.get("number")) is int for row in rows):
+        raise InvalidValueError(_FILE, str(path), "a history: a list of rows with a number each. Move it away")
+    return rows

@@ -1,6 +1,7 @@
 """The panel itself: the session's events become words and pictures, the buttons become calls of the session."""
 
 import os
+import shlex
 import tempfile
 from dataclasses import replace
 from html import escape
@@ -12,12 +13,15 @@ import ipywidgets as w
 from imagelab.config import project_root
 from imagelab.errors import ImageFileError, ImageLabError
 from imagelab.explorer import shown
+from imagelab.explorer.events import Drawn, Event, MapMade, Progress
 from imagelab.explorer.form import Form
 from imagelab.explorer.gallery import Comparison, Gallery, Grid
 from imagelab.explorer.history import Decision, Entry
-from imagelab.explorer.session import Drawn, Event, MapMade, Progress, Session
+from imagelab.explorer.session import Session
 from imagelab.explorer.settings import Settings
 from imagelab.explorer.widgets import field, pages, upload
+from imagelab.imagefiles import checked_path
+from imagelab.runs import free_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +48,8 @@ class Explorer:
     >>> explorer.cleanup()
 
     Nothing is loaded before the first picture. It draws in a thread, so that the notebook stays usable; what it drew is
-    in `history`, `to_frame()` is that as a table, `settings` what the controls say. Pictures are saved in `output_dir`,
-    by default reports/runs/interactive/explorer. `cleanup` gives the memory back.
+    in `history`, `to_frame()` is that as a table, `settings` what the controls say. Pictures are saved in `output_dir`
+    beside what lies there, by default in a new folder, reports/runs/<time>-explorer. `cleanup` gives the memory back.
     """
 
     def __init__(
@@ -58,18 +62,19 @@ class Explorer:
         session: Session | None = None,
     ) -> None:
         """Build the panel around a `session`, by default its own; raises what Session and the settings raise."""
-        folder = Path(output_dir) if output_dir else project_root() / "reports/runs/interactive/explorer"
+        folder = checked_path(output_dir, "output_dir") if output_dir else free_folder(None, "explorer")
         self.session = session or Session(profile, device, output_dir=folder)
         self.session.tell = self._show
         self.history = self.session.history
         self.form = Form(self.session.configs, self.session.profile, settings)
         self._row: list[str] = []  # captions of the row that is being drawn
         self._row_pictures: list[tuple[str, Entry]] = []
-        self._make_widgets(folder)
+        self._make_widgets(self.session.output_dir or folder)
 
     def _make_widgets(self, folder: Path) -> None:
         self.generate = w.Button(description="Generate", button_style="primary", tooltip="Draw with these settings")
-        self.cancel = w.Button(description="Cancel", tooltip="Stop after the step under way", disabled=True)
+        self.cancel = w.Button(description="Cancel", tooltip="Stop after the step under way")
+        self._let_press(busy=False)
         self.progress = w.IntProgress(description="Steps", tooltip="Steps", min=0, max=1)
         self.progress.layout.width = f"{_SHOWN_PX}px"
         self.picture = w.HTML(shown.frame("The picture appears here while it is drawn."))
@@ -79,11 +84,14 @@ class Explorer:
         self.export_path.layout = w.Layout(flex="1 1 300px", width="auto")
         self.export = w.Button(description="Export", tooltip="Write params.yaml for a headless run")
         self.import_file = upload("Settings from a picture")
-        self.gallery = Gallery(self.restore, self.decide)
+        self.gallery = Gallery(
+            lambda number: self._try(lambda: self.restore(number)),
+            lambda number, decision: self._try(lambda: self.decide(number, decision)),
+        )
         self.comparison = Comparison(self.history)
         self.grid = Grid(list(self.form.loras), self._draw_row)
         self.generate.on_click(lambda _: self._start())
-        self.cancel.on_click(lambda _: self.session.cancel())
+        self.cancel.on_click(lambda _: self._try(self.session.cancel))
         self.export.on_click(lambda _: self._try(self._export))
         self.import_file.observe(lambda change: self._try(lambda: self._import(change["new"])), "value")
         self.form.show_map.on_click(lambda _: self._show_map())
@@ -121,12 +129,14 @@ class Explorer:
         self._show_entry(entry, f"The settings of picture {number} are restored.")
 
     def decide(self, number: int, decision: Decision) -> None:
-        """Accept or reject a picture by hand."""
+        """Accept or reject a picture by hand; raises as `History.decide`."""
         self.gallery.show(self.history.decide(number, decision))
 
     def cleanup(self) -> None:
         """End what is being drawn and give the memory of the models back."""
         self.session.cleanup()
+        self.generate.disabled = self.cancel.disabled = self.grid.draw.disabled = True
+        self.status.value = shown.status("This panel is closed. Run its cell again for a new one.")
 
     def __enter__(self) -> Self:
         return self
@@ -143,14 +153,16 @@ class Explorer:
             display(self.widget)
 
     def _start(self) -> None:
-        self._try(lambda: self._begin(self.form.wanted, []))
+        if not self.session.is_busy:  # the second click of a double one
+            self._try(lambda: self._begin(self.form.wanted, []))
 
     def _draw_row(self) -> None:
         def draw() -> None:
-            points = self.grid.points(self.settings, self.session.configs)
+            points = self.grid.points(self.settings, self.session.configs, self.session.profile)
             self._begin([settings for _, settings in points], [caption for caption, _ in points])
 
-        self._try(draw)
+        if not self.session.is_busy:
+            self._try(draw)
 
     def _begin(self, wanted: list[Settings], captions: list[str]) -> None:
         before = self._row, self._row_pictures
@@ -165,9 +177,10 @@ class Explorer:
         self._try(lambda: self.session.make_map(self.settings))
 
     def _export(self) -> None:
-        path = Path(self.export_path.value)
+        given = self.export_path.value.strip()
+        path = Path(given).expanduser()
         written = self.session.export(path if path.is_absolute() else project_root() / path, self.settings)
-        command = f"python -m imagelab run 10_generate_character --params {self.export_path.value}"
+        command = f"python -m imagelab run 10_generate_character --params {shlex.quote(given)}"
         self.status.value = shown.status(
             f"Wrote {escape(written.name)}. Run it headless:", f"<code>{escape(command)}</code>"
         )
@@ -175,6 +188,7 @@ class Explorer:
     def _import(self, uploaded: Any) -> None:
         if not uploaded:
             return
+        self.import_file.value = ()  # or the same file, chosen again, would be no change
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "picture"  # whatever it is called: its name is no path of ours
             file.write_bytes(bytes(uploaded[0]["content"]))
@@ -191,8 +205,15 @@ class Explorer:
         self.error.value = ""
         try:
             action()
-        except (ImageLabError, OSError) as error:
+        except ImageLabError as error:
             self.error.value = shown.error(str(error))
+        except Exception as error:  # noqa: BLE001  nobody else would show it
+            self.error.value = shown.error(f"{type(error).__name__}: {error}")
+
+    def _let_press(self, *, busy: bool) -> None:
+        """Show what can be pressed; nothing is disabled, or the keyboard would lose its place in the panel."""
+        for button, off in ((self.generate, busy), (self.cancel, not busy)):
+            (button.add_class if off else button.remove_class)("imagelab-off")
 
     def _default_export(self, folder: Path) -> str:
         path = (folder / "params.yaml").absolute()
@@ -212,8 +233,7 @@ class Explorer:
 
     def _show_progress(self, at: Progress) -> None:
         busy = at.state in {"loading", "drawing", "cancelling"}
-        self.generate.disabled = self.grid.draw.disabled = busy
-        self.cancel.disabled = not busy or at.state == "cancelling"
+        self._let_press(busy=busy)
         if at.state in {"cancelled", "failed"}:
             self.progress.bar_style = "warning"
         if at.state == "failed":

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from imagelab.config import Configs, project_root
+from imagelab.errors import InvalidValueError
 from imagelab.explorer.settings import Settings
-from imagelab.imagefiles import open_image, save_png
-from imagelab.whole_file import whole_file
+from imagelab.imagefiles import check_file_path, open_image, save_png
+from imagelab.whole_file import write_text
 
 NOTEBOOK = "10_generate_character"
 _HEAD = "# {notebook}, as the explorer had it: python -m imagelab run {notebook} --params {path}\n"
@@ -37,16 +38,23 @@ def to_parameters(settings: Settings, configs: Configs, profile: str, device: st
 def write_parameters(path: Path, settings: Settings, configs: Configs, profile: str, device: str) -> Path:
     """Write params.yaml for `imagelab run` and `papermill -f`, with the control's picture beside it.
 
-    Raises UnknownNameError for the character, ImageFileError for the control's picture, OSError for the file.
+    Raises UnknownNameError for the character, ImageFileError for the control's picture, InvalidValueError for a path
+    that YAML can't be written to, also where another file lies that this hasn't written.
     """
     import yaml
 
+    path = _own_path(path)
     parameters = to_parameters(settings, configs, profile, device)
     parameters["control_image"] = _control_image(path, settings)
     head = _HEAD.format(notebook=NOTEBOOK, path=shown(path))
     text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
-    with whole_file(path) as stream:
-        stream.write((head + text).encode())
+    return write_text(head + text, path)
+
+
+def _own_path(path: Path) -> Path:
+    path = check_file_path(path.expanduser(), "the path to write to", (".yaml", ".yml"))
+    if path.exists() and not path.read_bytes().startswith(_HEAD.partition(",")[0].format(notebook=NOTEBOOK).encode()):
+        raise InvalidValueError("the path to write to", str(path), "a new one, or parameters that were exported before")
     return path
 
 

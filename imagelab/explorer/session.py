@@ -6,63 +6,32 @@ Everything here works without widgets. One picture is drawn at a time; `cancel` 
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from imagelab.character import CharacterGenerator
 from imagelab.errors import GenerationError, ImageLabError, InvalidValueError
+from imagelab.explorer.events import Drawn, Event, MapMade, Progress, State
 from imagelab.explorer.history import Entry, History, automatic
 from imagelab.explorer.params_file import write_parameters
 from imagelab.explorer.preview import preview
 from imagelab.explorer.settings import Settings, default_settings, from_metadata
-from imagelab.imagefiles import read_picture_metadata, save_png
+from imagelab.imagefiles import check_png_path, read_picture_metadata, save_png
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import Generation, Verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-State = Literal["idle", "loading", "drawing", "cancelling", "cancelled", "failed", "done"]
-_BUSY = ("loading", "drawing", "cancelling")
+_BUSY = ("loading", "drawing")
 _PREVIEW_SECONDS = 0.25  # at most four a second: more than a browser shows smoothly
 _PREVIEW_SHARE = 0.2  # of the time that goes into drawing
 
 
 class _CancelledError(Exception):
     """Leave the denoising loop; private, so that nothing else can be taken for it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far the drawing is."""
-
-    state: State
-    picture: int = 0  # the one that is being drawn, counted from 1
-    pictures: int = 0
-    step: int = 0
-    steps: int = 0
-    seconds_left: float | None = None  # None: not known yet
-    preview: "Image | None" = None  # None: the last one still stands
-    message: str = ""  # of what failed, in words
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
-    """A picture is done, and in the history."""
-
-    entry: Entry
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MapMade:
-    """The map of the control is made."""
-
-    image: "Image"
-
-
-Event = Progress | Drawn | MapMade
 
 
 def _to_nobody(_: Event) -> None:
@@ -73,8 +42,8 @@ class Session:
     """Draws settings in the background with one generator and judges the pictures.
 
     `tell` is called with every event, from the drawing thread: it must not wait for that thread. With an `output_dir`
-    each picture is saved there, and history.json beside them. Collaborators that are given stay open; a context
-    manager.
+    each picture is saved there, and history.json beside them; what lies there already stays. Collaborators that are
+    given stay open; a context manager.
     """
 
     def __init__(
@@ -88,7 +57,7 @@ class Session:
     ) -> None:
         """Choose the models; nothing is loaded before the first picture.
 
-        Raises what CharacterGenerator raises.
+        Raises what CharacterGenerator raises, and InvalidValueError for an `output_dir` that can't be used.
         """
         self.generator = generator or CharacterGenerator(profile, device)
         self.profile, self.configs = self.generator.profile, self.generator.configs
@@ -96,6 +65,8 @@ class Session:
             profile=self.profile.name, configs=self.configs, device=self.generator.device
         )
         self._owned = [one for one, given in ((self.references, references), (self.generator, generator)) if not given]
+        if output_dir is not None:
+            check_png_path(output_dir / "001.png", "output_dir")  # so that nothing is drawn for nothing
         self.output_dir = output_dir
         self.history = History(folder=output_dir)
         self.tell: Callable[[Event], None] = _to_nobody
@@ -103,6 +74,7 @@ class Session:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._saying = threading.RLock()  # a job's last word is its last
 
     @property
     def is_busy(self) -> bool:
@@ -131,8 +103,9 @@ class Session:
     def cancel(self) -> None:
         """Ask the drawing to end after the step that is under way; pictures that are done stay in the history."""
         self._stop.set()
-        if self.is_busy and self.state in _BUSY:
-            self._say(Progress(state="cancelling"))
+        with self._saying:
+            if self.state in _BUSY:
+                self._say(Progress(state="cancelling"))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing is being drawn and say whether that is so; `timeout` in seconds."""
@@ -177,9 +150,10 @@ class Session:
         self.cleanup()
 
     def _say(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.state = event.state
-        self.tell(event)
+        with self._saying:
+            if isinstance(event, Progress):
+                self.state = event.state
+            self.tell(event)
 
     def _work(self, work: Callable[[], None]) -> None:
         end = Progress(state="done")
@@ -212,7 +186,8 @@ class Session:
         if self._stop.is_set():  # in the last step, or while the VAE decoded
             raise _CancelledError
         verdict, note = self._judge(settings.character, generation)
-        number = len(self.history) + 1
+        number = self.history.next_number
+        file, failure = self._save(number, generation)
         entry = Entry(
             number=number,
             settings=replace(settings, seed=generation.record.seed),
@@ -220,10 +195,13 @@ class Session:
             verdict=verdict,
             decision=automatic(verdict),
             note=note,
-            file=self._save(number, generation),
+            file=file,
         )
         self.history.add(entry)
-        self._say(Drawn(entry=entry))
+        self._say(Drawn(entry=entry))  # first: where nothing can be written, the picture is seen at least
+        if failure:
+            raise failure
+        self.history.save()
         return entry
 
     def _judge(self, character: str, generation: Generation) -> tuple[Verdict | None, str]:
@@ -232,10 +210,13 @@ class Session:
         except ImageLabError as error:  # no references, say: the picture is there all the same
             return None, str(error)
 
-    def _save(self, number: int, generation: Generation) -> Path | None:
+    def _save(self, number: int, generation: Generation) -> tuple[Path | None, ImageLabError | None]:
         if self.output_dir is None:
-            return None
-        return save_png(generation.image, self.output_dir / f"{number:03}.png", generation.record)
+            return None, None
+        try:
+            return save_png(generation.image, self.output_dir / f"{number:03}.png", generation.record), None
+        except ImageLabError as error:
+            return None, error
 
 
 class _Watch:

@@ -1,13 +1,16 @@
 """What the panel's controls are set to, as one value: out to a request or to parameters, back from pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from imagelab.config import Configs, Profile
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.metadata import PictureMetadata
+from imagelab.prompt_tags import take_lora_tags, without_lora_tags
 from imagelab.results import ControlUse, GenerationRecord, GenerationRequest, Record
+
+MAX_SEED = 2**53 - 1  # beyond it a browser counts in steps of two
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +31,7 @@ class Settings(Record):
     def to_request(self, configs: Configs) -> GenerationRequest:
         """Return the request; its LoRAs stand in the scene as tags, so that a notebook's parameters can say the same.
 
-        Raises UnknownNameError for the character.
+        Raises UnknownNameError for the character, InvalidValueError for a tag in the scene that can't be read.
         """
         return GenerationRequest(
             character=self.character,
@@ -74,10 +77,14 @@ def _usual_weights(configs: Configs, character: str) -> dict[str, float]:
 
 
 def _tagged(settings: Settings, configs: Configs) -> str:
-    """Return the scene with a tag for each LoRA that isn't as the character has it; weight 0 leaves its own out."""
+    """Return the scene with a tag for each LoRA that isn't as the character has it; weight 0 leaves its own out.
+
+    A tag that a person has typed stands in place of the LoRA's slider.
+    """
+    typed = {use.name for use in take_lora_tags(settings.scene)[1]}
     usual = _usual_weights(configs, settings.character)
     wanted = dict.fromkeys(usual, 0.0) | dict(settings.loras)
-    changed = {name: weight for name, weight in wanted.items() if weight != usual.get(name, 0.0)}
+    changed = {name: weight for name, weight in wanted.items() if weight != usual.get(name, 0.0) and name not in typed}
     return " ".join(
         [settings.scene, *(f"<lora:{name}:{weight:g}>" for name, weight in sorted(changed.items()))]
     ).strip()
@@ -114,37 +121,61 @@ def from_metadata(
     is. Raises InvalidValueError for a picture that says nothing; else as `from_record`.
     """
     if metadata.record:
-        return from_record(metadata.record, configs), _left_out(metadata.record, profile)
+        found, misfits = _fitting(from_record(metadata.record, configs), current, configs, profile)
+        return found, (*_left_out(metadata.record, profile), *misfits)
     if metadata.writer is None:
         raise InvalidValueError("picture", "one that says nothing of its making", "a picture with its settings inside")
-    known = {one.name: one.weight for one in metadata.loras if _has_file(configs, profile, one.name)}
-    strange = [f"LoRA {one.name}, which isn't registered" for one in metadata.loras if one.name not in known]
-    width, height, misfit = _size(metadata.size, current, profile)
+    width, height = metadata.size or (current.width, current.height)
+    mentioned = {one.name: 1.0 if one.weight is None else one.weight for one in metadata.loras}
     settings = replace(
         current,
-        scene=metadata.prompt or current.scene,
+        scene=without_lora_tags(metadata.prompt or "") or current.scene,  # their LoRAs are on the sliders
         negative_prompt=metadata.negative_prompt or current.negative_prompt,
         seed=current.seed if metadata.seed is None else metadata.seed,
         width=width,
         height=height,
-        loras=dict(current.loras) | {name: 1.0 if weight is None else weight for name, weight in known.items()},
+        loras={**current.loras, **mentioned},
     )
-    return settings, (*strange, *misfit)
+    return _fitting(settings, current, configs, profile)
+
+
+def _fitting(
+    found: Settings, current: Settings, configs: Configs, profile: Profile
+) -> tuple[Settings, tuple[str, ...]]:
+    """Return settings that the panel's controls can have, and in words which of those found they can't.
+
+    In place of these stand the current ones.
+    """
+    keep: dict[str, Any] = {}
+    misfits = []
+    if found.style is not None and found.style not in configs.sdxl.styles:
+        keep["style"] = current.style
+        misfits.append(f"its style, {found.style}, which isn't configured")
+    if found.quality_preset not in profile.quality_presets:
+        keep["quality_preset"] = current.quality_preset
+        misfits.append(f"its preset, {found.quality_preset}")
+    if not _fits(profile.check_size, found.width, found.height):
+        keep |= {"width": current.width, "height": current.height}
+        misfits.append(f"its size, {found.width}×{found.height}")
+    if found.seed is not None and not 0 <= found.seed <= MAX_SEED:
+        keep["seed"] = current.seed
+        misfits.append(f"its seed, {found.seed}")
+    known = [name for name in found.loras if _has_file(configs, profile, name)]
+    keep["loras"] = {name: found.loras[name] for name in known}
+    misfits += [f"LoRA {name}, which isn't registered" for name in found.loras if name not in known]
+    return replace(found, **keep), tuple(misfits)
 
 
 def _has_file(configs: Configs, profile: Profile, name: str) -> bool:
     return name in configs.lora_registry.loras and profile.name in configs.lora(name).files
 
 
-def _size(size: tuple[int, ...] | None, current: Settings, profile: Profile) -> tuple[Any, Any, tuple[str, ...]]:
-    if size is None:
-        return current.width, current.height, ()
+def _fits(check: Callable[..., None], *values: Any) -> bool:
     try:
-        profile.check_size(*size)
-    except (InvalidValueError, TypeError):
-        return current.width, current.height, (f"its size, {'×'.join(map(str, size))}",)
-    width, height = size
-    return width, height, ()
+        check(*values)
+    except InvalidValueError:
+        return False
+    return True
 
 
 def _left_out(record: GenerationRecord, profile: Profile) -> tuple[str, ...]:
@@ -157,7 +188,7 @@ def _left_out(record: GenerationRecord, profile: Profile) -> tuple[str, ...]:
     try:
         preset = profile.preset(record.quality_preset)
     except UnknownNameError:
-        return (*left, f"its preset, {record.quality_preset}")
+        return tuple(left)
     if (record.steps, record.guidance_scale, record.scheduler) != (
         preset.steps,
         preset.guidance_scale,

@@ -24,6 +24,7 @@ STYLE = """<style>
 .imagelab-error { border-left: 4px solid var(--jp-error-color1, #c62828); padding: 4px 10px; white-space: pre-wrap;
   background: var(--jp-layout-color2, #f5f5f5); }
 .imagelab-badge { border-radius: 9px; padding: 1px 8px; font-size: 11px; color: #fff; white-space: nowrap; }
+.imagelab-panel button.imagelab-off { opacity: 0.5; cursor: default; }
 .imagelab-accepted { background: #2e7d32; } .imagelab-rejected { background: #b23c17; }
 .imagelab-unscorable { background: #616161; }
 .imagelab-panel img { display: block; border-radius: 4px; max-width: 100%; image-rendering: auto; }
@@ -70,7 +71,7 @@ def badge(entry: Entry) -> str:
     score = entry.verdict.similarity_score if entry.verdict else None
     said = entry.decision if score is None else f"{entry.decision} {score:.2f}"
     by = " by hand" if entry.decided_by == "by hand" else ""
-    return f'<span class="imagelab-badge imagelab-{entry.decision}">{escape(said)}{by}</span>'
+    return f'<span class="imagelab-badge imagelab-{escape(entry.decision)}">{escape(said)}{by}</span>'
 
 
 def judged(entry: Entry) -> str:

@@ -1,5 +1,6 @@
 """What the registry says of a LoRA file, held against the file."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from imagelab.config.loras import BASE_WIDTHS, BaseName
@@ -14,12 +15,25 @@ def check_registered_base(path: Path, name: str, base: BaseName) -> None:
     Only the header is read. A file whose keys and shapes don't tell passes: whether it fits the model, reading it says.
     Raises ModelFileError or ModelNotFoundError also for a file that can't be read.
     """
-    origin = find_origin(open_header(path))
+    origin = _origin(path)
     if found := _another(origin, base):
         evidence = "; ".join(origin.evidence)
         reason = f"is for {found}, and not for {base}, as the registry says: {evidence}"
         fix = f"Correct loras.{name}.base in lora_registry.yaml, or put the right file there"
         raise ModelFileError(path, reason, fix)
+
+
+def _origin(path: Path) -> Origin:
+    """Return where a file comes from; one that hasn't changed since isn't read again: each picture asks."""
+    if not path.is_file():
+        return find_origin(open_header(path))  # which says what is wrong
+    stat = path.stat()
+    return _read_origin(path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read_origin(path: Path, *_file_as_it_was: int) -> Origin:
+    return find_origin(open_header(path))
 
 
 def _another(origin: Origin, base: BaseName) -> str | None:

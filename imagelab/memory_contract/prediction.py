@@ -44,6 +44,7 @@ class Footprint:
     """What a pipeline's models take: bytes of their weights, and their activations."""
 
     text: tuple[int, ...]  # one of each encoder
+    text_layer: int  # of the encoders' largest layer
     unet: int
     vae: int
     largest: int  # numbers in the largest weight of one layer
@@ -83,9 +84,10 @@ class Fit:
 
 def measure_footprint(pipe: Any, device: torch.device) -> Footprint:
     """Count what a pipeline's models take on a device; they may lie anywhere, also on the meta device."""
-    vae, cuda = pipe.vae, device.type == "cuda"
+    vae, encoders, cuda = pipe.vae, (pipe.text_encoder, pipe.text_encoder_2), device.type == "cuda"
     return Footprint(
-        text=(weight_bytes(pipe.text_encoder), weight_bytes(pipe.text_encoder_2)),
+        text=tuple(weight_bytes(encoder) for encoder in encoders),
+        text_layer=max(weight.nbytes for encoder in encoders for weight in encoder.parameters()),
         unet=weight_bytes(pipe.unet),
         vae=weight_bytes(vae),
         largest=max(weight.numel() for weight in pipe.unet.parameters()),
@@ -113,14 +115,17 @@ def predict(job: Job, memory: MemoryPolicy, models: Footprint, *, offloads: bool
     """Predict the peak of each stage.
 
     Under offloading a stage has the weights of its own model alone, or of one layer of it, and the ControlNets that
-    act, which stay. `offloads`: whether the device can do that, else the policy counts as resident.
+    act, which stay. Where only the text encoders are offloaded, everything else stays. `offloads`: whether the device
+    can do that, else the policy counts as resident.
     """
     policy = memory.policy if offloads else "resident"
     vae = models.vae * (2 if models.upcasts else 1)  # float32 has twice the bytes
     layer = models.largest * models.itemsize
-    everything = sum(models.text) + models.unet + models.vae + job.net_bytes
+    drawing = models.unet + models.vae + job.net_bytes
+    everything = sum(models.text) + drawing
     loras, text, denoise, decode = {
         "resident": (everything, everything, everything, everything + vae - models.vae),
+        "text_encoder_offload": (drawing, drawing + models.text_layer, drawing, drawing + vae - models.vae),
         "model_offload": (0, max(models.text), models.unet + job.net_bytes, vae + job.net_bytes),
         "sequential_offload": (0, layer, layer + job.net_bytes, layer + job.net_bytes),
     }[policy]

@@ -27,7 +27,7 @@ from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside, read_ledger
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
 from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_progress, same_plan
-from imagelab.runs.summary import METADATA_FILE, batch_metadata
+from imagelab.runs.summary import METADATA_FILE, batch_metadata, count_accepted
 from imagelab.whole_file import sync_folder, whole_file
 
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
@@ -70,6 +70,15 @@ class RunFolder:
     def is_over(self) -> bool:
         """Say whether as many pictures are accepted as shall end the run."""
         return self._progress.is_over
+
+    @property
+    def total_accepted(self) -> int:
+        """Return how many pictures are accepted."""
+        return count_accepted(self.items.values())
+
+    def may_end_with(self, pictures: int) -> bool:
+        """Say whether so many more pictures, if they are accepted, may end the run."""
+        return self._progress.may_end_with(pictures)
 
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""

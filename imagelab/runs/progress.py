@@ -34,16 +34,16 @@ class Progress:
     @property
     def is_over(self) -> bool:
         """Say whether as many pictures are accepted as shall end the run, and none is missing of those before."""
-        return self._has_enough and not self.again
+        return self.may_end_with(0) and not self.again
 
-    @property
-    def _has_enough(self) -> bool:
+    def may_end_with(self, pictures: int) -> bool:
+        """Say whether so many more pictures, if they are accepted, make as many as shall end the run."""
         wanted = self.plan.request.until_accepted
-        return wanted is not None and count_accepted(self.items.values()) >= wanted
+        return wanted is not None and count_accepted(self.items.values()) + pictures >= wanted
 
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""
-        if self._has_enough:
+        if self.may_end_with(0):
             return tuple(job for job in self.jobs if job.index in self.again)
         return tuple(job for job in self.jobs if job.index not in self.items)
 

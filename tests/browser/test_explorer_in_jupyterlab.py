@@ -5,6 +5,7 @@ Every wait is for something that the panel shows. The tests share one kernel, bu
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -46,11 +47,15 @@ def panel(page):
     """The panel at rest, with what it was opened with."""
     panel = page.locator(".imagelab-panel").first
     panel.scroll_into_view_if_needed()  # what is scrolled out of sight, JupyterLab doesn't lay out
-    button(panel, "Generate").and_(page.locator(":enabled")).wait_for()
+    at_rest(panel)
     button(panel, "History").click()
     cards(panel).last.get_by_role("button", name="Restore").click()
     status(panel).get_by_text("The settings of picture 1 are restored").wait_for()
     return panel
+
+
+def at_rest(panel):
+    button(panel, "Cancel").and_(panel.page.locator(".imagelab-off")).wait_for()
 
 
 def button(panel, name):
@@ -59,6 +64,17 @@ def button(panel, name):
 
 def status(panel):
     return panel.get_by_role("status")
+
+
+def drawn_into(lab):
+    (folder,) = (lab.root / "reports/runs").glob("*-explorer")
+    return folder
+
+
+def keep_screenshot(place, name):
+    """Save what is shown, where the environment names a folder: docs/images/ has its own from here."""
+    if folder := os.environ.get("IMAGELAB_SCREENSHOTS"):
+        place.screenshot(path=Path(folder) / name)
 
 
 def cards(panel):
@@ -122,8 +138,7 @@ def test_cancel_is_heard_while_it_draws(panel):
     status(panel).get_by_text("Cancelled").wait_for()
 
     assert cards(panel).count() < before + 16
-    assert button(panel, "Generate").is_enabled()
-    assert button(panel, "Cancel").is_disabled()
+    at_rest(panel)
 
 
 def test_history_restores_what_was_changed_since(panel):
@@ -162,7 +177,7 @@ def test_decision_by_hand_is_shown_on_the_card(panel):
 
 
 def test_settings_come_from_the_file_of_a_picture(panel, lab):
-    picture = lab.root / "reports/runs/interactive/40_explore/001.png"
+    picture = drawn_into(lab) / "001.png"
     open_section(panel, "Words")
     fill(panel, "Scene", "at night")
     with panel.page.expect_file_chooser() as chooser:
@@ -177,9 +192,9 @@ def test_map_of_a_picture_to_follow_is_shown_and_two_pictures_are_compared(panel
     open_section(panel, "Follow a picture")
     with panel.page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="Picture to follow").click()
-    chooser.value.set_files(lab.root / "reports/runs/interactive/40_explore/001.png")
+    chooser.value.set_files(drawn_into(lab) / "001.png")
     choose(panel, "Follow its", "canny")
-    panel.get_by_role("button", name="Picture to follow (1)").wait_for()
+    panel.get_by_text("001.png is there").wait_for()
     button(panel, "Show its map").click()
     panel.get_by_alt_text("The map that the picture follows").wait_for()
     number = next_picture(panel)
@@ -189,6 +204,7 @@ def test_map_of_a_picture_to_follow_is_shown_and_two_pictures_are_compared(panel
 
     panel.get_by_text(re.compile(r"difference, \d+\.\d of 255 on average")).wait_for()
     assert chosen(panel, "Second picture").startswith(f"{number}: luca")
+    keep_screenshot(panel.locator(".imagelab-page").last, "explorer_compare.png")
 
 
 def test_row_over_one_parameter_shows_a_picture_for_each_value(panel):
@@ -212,6 +228,9 @@ def test_picture_is_drawn_by_keyboard_alone(panel):
 
     assert reached[:3] == _SECTIONS[1:]
     wait_for_picture(panel, number)
+    at_rest(panel)
+    panel.page.keyboard.press("Enter")  # where one was, one still is
+    wait_for_picture(panel, number + 1)
 
 
 @pytest.mark.parametrize("section", [*_SECTIONS, "History", "Compare two", "Vary one"])
@@ -231,7 +250,7 @@ def test_exported_parameters_are_taken_by_a_headless_run_as_they_are(panel, lab)
     fill(panel, "Seed", "7")
     button(panel, "Export").click()
     status(panel).get_by_text("Wrote params.yaml").wait_for()
-    file = lab.root / "reports/runs/interactive/40_explore/params.yaml"
+    file = drawn_into(lab) / "params.yaml"
     given = yaml.safe_load(file.read_text(encoding="utf-8"))
 
     assert (given["character"], given["presets"], given["seed"]) == ("luca", ["draft"], 7)
@@ -253,6 +272,5 @@ def test_panel_fits_its_column_and_cuts_no_label_off(panel):
         cut = "labels => labels.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"
 
         assert panel.locator(".widget-label, button").evaluate_all(cut) == []
-    if file := os.environ.get("IMAGELAB_SCREENSHOT"):  # docs/images/explorer.png is made so
-        open_section(panel, "LoRAs")
-        panel.screenshot(path=file)
+    open_section(panel, "LoRAs")
+    keep_screenshot(panel, "explorer.png")

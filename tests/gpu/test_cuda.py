@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 REQUEST = GenerationRequest(character="luca", scene_description="running on the beach", quality_preset="draft", seed=11)
 MIB = 2**20
-POLICIES = ("resident", "model_offload", "sequential_offload")
+POLICIES = ("resident", "text_encoder_offload", "model_offload", "sequential_offload")
 
 
 def grey_levels(one, other):

@@ -17,6 +17,7 @@ from forks import fork, wait_for
 from PIL import Image
 
 from imagelab.batch import BatchImageGenerator, draw_job
+from imagelab.batch.planning import plan_batch
 from imagelab.character import CharacterGenerator
 from imagelab.cli import main
 from imagelab.commands.draw import _resumable
@@ -112,7 +113,7 @@ def test_a_batch_is_bitwise_the_same_in_another_order(generator, manager, option
     batches = BatchImageGenerator(generator, manager)
     done = batches.generate_batch("luca", SCENE, output_dir=tmp_path / "one", **given, progress=False)
     request = batches_request(batches, given)
-    plan, judges = batches._plan(request)
+    plan, judges = plan_batch(batches.generator, batches.references, request)
     with RunFolder(tmp_path / "two", plan) as run:
         for job in reversed(run.pending_jobs()):
             run.commit(job, *draw_job(generator.generate, request, job, judges["luca"]), 0.0)

@@ -511,7 +511,7 @@ def test_the_estimate_of_a_controlnets_memory_fits_the_gpu(configs, kind):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("policy", ["resident", "model_offload", "sequential_offload"])
+@pytest.mark.parametrize("policy", ["resident", "text_encoder_offload", "model_offload", "sequential_offload"])
 def test_a_control_acts_under_every_memory_policy(configs, maps, policy):
     own = with_controls(configs)
     profile = own.profile("puppet")

@@ -1,6 +1,7 @@
 """The explorer without a browser: buttons are pressed and what the panel says is read."""
 
 import json
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,9 +10,9 @@ import pytest
 import yaml
 
 from imagelab import CharacterReferenceManager, GenerationRequest
-from imagelab.errors import GenerationError
+from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.explorer import Explorer, Session
-from imagelab.explorer.session import Drawn, Progress
+from imagelab.explorer.events import Drawn, Progress
 from imagelab.imagefiles import read_record, save_png
 
 NOW = datetime.now(UTC)
@@ -34,7 +35,7 @@ def explorer(session, tmp_path):
 
 def drawn(explorer):
     explorer.generate.click()
-    assert explorer.session.wait(60)
+    assert explorer.session.wait(300)
     return list(explorer.history)[-1]
 
 
@@ -80,13 +81,13 @@ def test_cancel_ends_after_the_step_and_leaves_the_models_as_they_were(session, 
 
     session.tell = cancel_at_third
     explorer.generate.click()
-    assert session.wait(60)
+    assert session.wait(300)
     session.tell = show
 
     assert session.state == "cancelled"
     assert "Cancelled" in explorer.status.value
     assert (explorer.progress.value, len(explorer.history)) == (3, 1)
-    assert not explorer.generate.disabled
+    assert "imagelab-off" not in explorer.generate._dom_classes
     assert np.array_equal(drawn(explorer).generation.image, before)
 
 
@@ -101,14 +102,14 @@ def test_second_generate_is_refused_while_the_first_draws(session, explorer):
 
     session.tell = again
     explorer.generate.click()
-    assert session.wait(60)
+    assert session.wait(300)
     assert len(refused) == 1
 
 
 def test_what_goes_wrong_is_said_in_the_panel_and_the_next_picture_is_drawn(explorer):
     explorer.form.scene.value = "<lora:nobody>"
     explorer.generate.click()
-    assert explorer.session.wait(60)
+    assert explorer.session.wait(300)
 
     assert "unknown LoRA" in explorer.error.value
     assert explorer.session.state == "failed"
@@ -150,11 +151,11 @@ def test_seeds_count_up_from_the_given_one_and_a_row_keeps_its_seed(explorer):
     explorer.form.seed_mode.value = "locked"
     explorer.grid.parameter.value, explorer.grid.values.value = "LoRA beach", "0, 1"
     explorer.grid.draw.click()
-    assert explorer.session.wait(60)
+    assert explorer.session.wait(300)
 
     assert [entry.settings.seed for entry in explorer.history] == [3, 4, 3, 3]
     assert "LoRA beach 1" in explorer.grid.shown.value
-    assert "loras" in explorer.comparison.shown.value
+    assert "LoRA beach: 0.0 → 1.0" in explorer.comparison.shown.value
 
 
 def test_settings_come_back_from_a_dropped_picture(explorer, tmp_path, generator):
@@ -165,6 +166,9 @@ def test_settings_come_back_from_a_dropped_picture(explorer, tmp_path, generator
     found = explorer.settings
 
     assert (found.character, found.scene, found.seed) == ("alberto", "at night", 11)
+    explorer.form.seed.value = 12
+    explorer.import_file.value = upload("../x.png", data)  # the same once more
+    assert explorer.settings == found
     explorer.import_file.value = upload("y.png", b"no picture")
     assert "y.png: isn&#x27;t a PNG, JPEG or WebP" in explorer.error.value
 
@@ -174,7 +178,7 @@ def test_map_of_the_picture_to_follow_is_shown_and_followed(explorer, luca_image
     explorer.form.upload.value = upload("luca.png", data)
     explorer.form.control_type.value = "canny"
     explorer.form.show_map.click()
-    assert explorer.session.wait(60)
+    assert explorer.session.wait(300)
     entry = drawn(explorer)
 
     assert "<img" in explorer.form.map.value
@@ -209,3 +213,98 @@ def test_every_control_has_a_label(explorer):
         for one in (*widgets, *explorer.form.loras.values(), *buttons)
         if not one.description and one is not explorer.form.map
     ] == []
+
+
+def test_later_session_in_the_folder_keeps_what_an_earlier_one_has_left(session, explorer, tmp_path):
+    first = drawn(explorer)
+    explorer.decide(1, "rejected")
+    (tmp_path / "out/004.png").write_bytes(b"of somebody else")
+    again = Session(generator=session.generator, references=session.references, output_dir=tmp_path / "out")
+    with again, Explorer(session=again) as later:
+        later.form.fill(replace(later.settings, **QUICK))
+        assert drawn(later).number == 5
+        table = later.to_frame()
+
+    assert list(table["number"]) == [1, 5]
+    assert list(table["decided_by"]) == ["by hand", "automatic"]
+    assert read_record(first.file) == first.generation.record
+
+
+def test_history_that_is_none_is_refused_before_anything_is_drawn(session, tmp_path):
+    (tmp_path / "history.json").write_text('[{"number": "1"}]', encoding="utf-8")
+    with pytest.raises(InvalidValueError, match=r"history.json must be a history"):
+        Session(generator=session.generator, references=session.references, output_dir=tmp_path)
+    with pytest.raises(InvalidValueError, match="output_dir must be"):
+        Session(generator=session.generator, output_dir=tmp_path / "history.json" / "x")
+
+
+def test_cancel_that_comes_too_late_leaves_the_panel_ready(session, explorer):
+    show, late = session.tell, []
+
+    def cancel_at_the_end(event):
+        if isinstance(event, Progress) and event.state == "done":
+            late.append(threading.Thread(target=session.cancel))
+            late[0].start()
+        show(event)
+
+    session.tell = cancel_at_the_end
+    drawn(explorer)
+    late[0].join()
+    session.tell = show
+
+    assert session.state == "done"
+    assert "imagelab-off" in explorer.cancel._dom_classes
+    assert drawn(explorer).number == 2
+
+
+def test_history_that_cannot_be_written_is_said_beside_the_picture(explorer, tmp_path):
+    (tmp_path / "out/history.json/in_the_way").mkdir(parents=True)
+    entry = drawn(explorer)
+
+    assert (tmp_path / "out/001.png").is_file()
+    assert "Picture 1" in explorer.picture.value
+    assert "history.json" in explorer.error.value
+    with pytest.raises(InvalidValueError, match=r"history.json"):
+        explorer.decide(1, "rejected")
+    assert explorer.history[1] == entry
+
+
+@pytest.mark.parametrize("decision", ["<b>hm", None])
+def test_no_other_word_is_a_decision(explorer, decision):
+    drawn(explorer)
+    with pytest.raises(InvalidValueError, match="accepted, rejected, unscorable"):
+        explorer.decide(1, decision)
+    with pytest.raises(InvalidValueError, match="one of this session: 1"):
+        explorer.decide(2, "accepted")
+
+
+def test_pictures_chosen_for_comparison_stay_chosen(explorer):
+    for _ in range(3):
+        drawn(explorer)
+    pair = explorer.comparison
+    assert (pair.first.value, pair.second.value) == (2, 3)
+    pair.first.value = 1
+    drawn(explorer)
+
+    assert (pair.first.value, pair.second.value) == (1, 3)
+    pair.second.value = 1
+    assert pair.shown.value == "Choose two pictures to compare them."
+
+
+def test_panel_that_is_closed_says_so(session):
+    explorer = Explorer(session=session)
+    explorer.cleanup()
+
+    assert explorer.generate.disabled
+    assert "closed" in explorer.status.value
+
+
+def test_panel_is_made_of_widgets_that_every_front_end_brings(explorer):
+    """VS Code and Voila have its module built in; any other would be fetched from a CDN."""
+    found, left = set(), [explorer.widget]
+    while left:
+        one = left.pop()
+        found |= {one._model_module, one._view_module}
+        left += getattr(one, "children", ())
+
+    assert found == {"@jupyter-widgets/controls"}

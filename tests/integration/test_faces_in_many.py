@@ -1,8 +1,5 @@
 """The faces of many pictures are insightface's own, whatever they are read with and beside."""
 
-import os
-import time
-
 import numpy as np
 import pytest
 from insightface.app.face_analysis import FaceAnalysis
@@ -76,35 +73,6 @@ def test_files_pil_pictures_and_arrays_are_one_in_a_batch_too(encoder, tmp_path)
     forms = [picture, Image.fromarray(picture), tmp_path / "luca.png", str(tmp_path / "luca.png")]
     embeddings = [found.faces[0].embedding for found in encoder.faces_in(forms)]
     assert all(np.array_equal(embedding, embeddings[0]) for embedding in embeddings)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("IMAGELAB_BENCHMARK" not in os.environ, reason="IMAGELAB_BENCHMARK=1 measures, on free cores")
-def test_many_pictures_are_read_half_again_as_fast_as_by_a_loop(encoder, insightface_itself, tmp_path, capsys):
-    files = []
-    for number in range(200):
-        files.append(tmp_path / f"{number}.png")
-        Image.fromarray(draw(number, identity=LUCA)).resize((1024, 1024)).save(files[-1])
-
-    def loop():
-        for path in files:
-            with Image.open(path) as opened:
-                insightface_itself.get(np.asarray(opened.convert("RGB"))[:, :, ::-1].copy())
-
-    def many():
-        for _ in encoder.faces_in(files):
-            pass
-
-    seconds = {"loop": [], "many": []}
-    for _ in range(3):  # in turn, so that both see the machine's moods
-        for name, read in (("loop", loop), ("many", many)):
-            start = time.perf_counter()
-            read()
-            seconds[name].append(time.perf_counter() - start)
-    ratio = min(seconds["loop"]) / min(seconds["many"])
-    with capsys.disabled():
-        print(f"\n{len(files)} pictures: {seconds}, {ratio:.2f} times as fast")  # noqa: T201
-    assert ratio >= 1.5
 
 
 def test_best_match_finds_the_character_among_two(configs):

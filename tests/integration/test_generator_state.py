@@ -68,10 +68,11 @@ def test_in_a_batch_it_is_a_failed_picture_that_is_drawn_on_request(generator, t
             return generator.load()
 
         def generate(self, request, on_step=None):
-            def interrupt(*_):
+            def interrupt(*at):
                 generator.pipeline._interrupt = request.seed == 1
+                on_step(*at)
 
-            return generator.generate(request, interrupt if on_step is None else on_step)
+            return generator.generate(request, interrupt)
 
     def draw(drawer, folder, **more):
         batches = BatchImageGenerator(drawer)

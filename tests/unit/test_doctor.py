@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from imagelab.config import load_configs
 from imagelab.doctor import Check, Report, examine, weights
-from imagelab.doctor.software import check_memory, check_software
+from imagelab.doctor.memory import check_memory
+from imagelab.doctor.software import check_software
 from imagelab.errors import UnknownNameError
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,13 @@ def no_models(monkeypatch, tmp_path):
 
 
 def test_puppet_profile_is_complete_with_hashes(puppet):
-    for name in ("puppet: base model", "puppet: face pack puppet_face", "puppet: CLIP", "puppet: LoRA luca"):
+    for name in (
+        "puppet: base model",
+        "puppet: face pack puppet_face",
+        "puppet: CLIP",
+        "puppet: preview VAE",
+        "puppet: LoRA luca",
+    ):
         check = find(puppet, name)
         assert check.status == "ok", check
         assert all(len(sha256) == 64 for sha256 in check.hashes.values())
@@ -96,11 +103,23 @@ def test_broken_and_forbidden_packages_are_problems_not_tracebacks(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("vram_gib", "status"), [(0, "warning"), (8, "warning"), (24, "ok")])
-def test_graphics_card_is_compared_with_what_the_profile_was_made_for(vram_gib, status):
+@pytest.mark.parametrize(
+    ("vram_gib", "status", "fix"),
+    [
+        (0, "warning", "puppet"),
+        (2, "problem", "more memory"),
+        (4, "warning", "sequential_offload"),
+        (9, "warning", "text_encoder_offload"),
+        (16, "ok", ""),
+    ],
+)
+def test_graphics_card_is_compared_with_what_pictures_are_predicted_to_take(vram_gib, status, fix):
     (check,) = check_memory(load_configs().profile("sdxl"), vram_gib)
 
     assert check.status == status
+    assert fix in check.fix
+    if vram_gib:
+        assert check.details["standard"] < check.details["standard, ControlNet"] < 10
 
 
 def test_execution_providers_are_those_of_a_session(puppet):

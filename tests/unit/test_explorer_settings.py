@@ -1,15 +1,18 @@
 """The panel's settings become requests and parameters, and come back from pictures."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from records import make_records
 
 from imagelab.controls import control_use
-from imagelab.errors import InvalidValueError
+from imagelab.errors import ImageLabError, InvalidValueError
 from imagelab.explorer.gallery import changes, difference, varied
 from imagelab.explorer.params_file import write_parameters
 from imagelab.explorer.preview import linear_rgb, preview
@@ -18,6 +21,7 @@ from imagelab.metadata import LoraMention, PictureMetadata
 from imagelab.notebooks import find_notebook, read_parameters
 from imagelab.notebooks.parameters import check_parameters
 from imagelab.plan import plan_generation
+from imagelab.results import LoraRecord
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_settings_come_from_another_programs_picture_and_the_rest_is_named(confi
 
     assert (found.scene, found.seed, found.width) == ("at sea", 7, settings.width)
     assert found.loras == {"luca": 1.0, "beach": 0.7}
-    assert left_out == ("LoRA some_style, which isn't registered", "its size, 512×512")
+    assert left_out == ("its size, 512×512", "LoRA some_style, which isn't registered")
 
 
 def test_picture_that_says_nothing_is_refused(configs, profile, settings):
@@ -92,16 +96,95 @@ def test_large_latents_are_shown_a_pixel_a_cell_without_a_vae():
     assert preview(torch.zeros(1, 4, 128, 96), vae=None).size == (96, 128)
 
 
-def test_varied_settings_differ_in_that_parameter_alone(configs, settings):
-    assert changes(settings, varied(settings, "seed", "7", configs)) == ["seed: 42 → 7"]
-    assert varied(settings, "LoRA beach", "0.5", configs).loras == {"luca": 1.0, "beach": 0.5}
-    assert varied(settings, "quality", "draft", configs).quality_preset == "draft"
+def test_varied_settings_differ_in_that_parameter_alone(configs, profile, settings):
+    assert changes(settings, varied(settings, "seed", "7", configs, profile)) == ["seed: 42 → 7"]
+    assert varied(settings, "LoRA beach", "0.5", configs, profile).loras == {"luca": 1.0, "beach": 0.5}
+    assert varied(settings, "quality", "draft", configs, profile).quality_preset == "draft"
 
 
-@pytest.mark.parametrize(("parameter", "text"), [("seed", "1.5"), ("LoRA beach", "3"), ("control scale", "1")])
-def test_value_that_a_parameter_cannot_have_is_refused(configs, settings, parameter, text):
-    with pytest.raises(InvalidValueError):
-        varied(settings, parameter, text, configs)
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [("seed", "1.5"), ("LoRA beach", "3"), ("control scale", "1"), ("quality", "hihg"), ("style", "wrm")],
+)
+def test_value_that_a_parameter_cannot_have_is_refused(configs, profile, settings, parameter, text):
+    with pytest.raises(ImageLabError):
+        varied(settings, parameter, text, configs, profile)
+
+
+def test_lora_and_control_are_compared_by_their_names(settings):
+    control = control_use(image=Image.new("RGB", (32, 32)), place="control", type="canny", scale=0.5)
+    other = replace(settings, loras={"luca": 0.5, "beach": 1.0}, control=control, style="warm_summer")
+
+    assert changes(settings, other) == [
+        "style: none → warm_summer",
+        "LoRA luca: 1.0 → 0.5",
+        "control: none → canny",
+        "control scale: none → 0.5",
+        "LoRA beach: 0.0 → 1.0",
+    ]
+
+
+def test_tag_that_is_typed_stands_in_place_of_its_slider(configs, profile, settings):
+    typed = replace(settings, scene="at sea <lora:beach:0.3>", loras={"luca": 1.0, "beach": 0.8})
+    assert planned_loras(configs, profile, typed) == {"luca": 1.0, "beach": 0.3}
+
+
+def test_lora_tags_of_another_programs_prompt_become_weights_or_are_named(configs, profile, settings):
+    loras = (LoraMention(name="beach", weight=0.7), LoraMention(name="ghost"))
+    prompt = "at sea, <lora:beach:0.7>, <lora:ghost:1:2:3>"
+    metadata = PictureMetadata(writer="a1111", prompt=prompt, seed=2**64 - 1, loras=loras)
+    found, left_out = from_metadata(metadata, settings, configs, profile)
+
+    assert (found.scene, found.seed) == ("at sea", settings.seed)
+    assert planned_loras(configs, profile, found) == {"luca": 1.0, "beach": 0.7}
+    assert left_out == (f"its seed, {2**64 - 1}", "LoRA ghost, which isn't registered")
+
+
+def test_what_a_picture_of_ours_has_and_the_panel_has_not_is_named_and_left_as_it_is(configs, profile, settings):
+    (record, *_) = make_records(["luca"], Random(1))
+    lora = LoraRecord(name="ghost", weight=1.0, text_encoder_weight=1.0, sha256="0" * 64)
+    strange = replace(
+        record,
+        profile="puppet",
+        character="luca",
+        scene_description=settings.scene,
+        style="gone",
+        quality_preset="lcm_8",
+        negative_prompt="",
+        seed=2**60,
+        width=1024,
+        height=1024,
+        loras=(lora,),
+        controls=(),
+        guidance_start=0.0,
+        guidance_stop=1.0,
+    )
+    found, left_out = from_metadata(PictureMetadata(record=strange), settings, configs, profile)
+
+    assert found == replace(settings, loras={})
+    assert left_out == (
+        "its style, gone, which isn't configured",
+        "its preset, lcm_8",
+        "its size, 1024×1024",
+        f"its seed, {2**60}",
+        "LoRA ghost, which isn't registered",
+    )
+
+
+def test_export_replaces_only_what_was_exported(configs, settings, tmp_path, monkeypatch):
+    write = partial(write_parameters, settings=settings, configs=configs, profile="puppet", device="cpu")
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    for path, wanted in (
+        (tmp_path / "mine.yaml", "exported before"),
+        (tmp_path / "history.json", "ends in .yaml or .yml"),
+        (Path(), "ends in .yaml or .yml"),
+    ):
+        with pytest.raises(InvalidValueError, match=wanted):
+            write(path)
+    assert (tmp_path / "mine.yaml").read_text() == "a: 1\n"
+    assert write(tmp_path / "own.yaml") == write(tmp_path / "own.yaml")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert write(Path("~/own.yml")) == tmp_path / "home/own.yml"
 
 
 def test_difference_is_black_where_pictures_agree_and_white_where_they_differ_most():

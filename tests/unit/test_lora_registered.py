@@ -48,6 +48,12 @@ def test_a_file_that_does_not_tell_its_base_is_left_to_the_model(tmp_path):
         check_registered_base(path, "luca", base)
 
 
+def test_another_file_in_the_place_of_one_that_passed_is_read(tmp_path):
+    check_registered_base(save(tmp_path, BASE_WIDTHS["puppet"]), "luca", "puppet")
+    with pytest.raises(ModelFileError, match="is for SDXL"):
+        check_registered_base(save(tmp_path, BASE_WIDTHS["SDXL"]), "luca", "puppet")
+
+
 def test_a_header_with_a_size_below_zero_is_one_error(tmp_path):
     path = tmp_path / "lora.safetensors"
     entry = {"dtype": "F32", "shape": [-4, -2], "data_offsets": [0, 32]}  # as many bytes as it says

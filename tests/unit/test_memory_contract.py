@@ -12,7 +12,7 @@ from PIL import Image
 from test_memory_ladder import degraded
 
 from imagelab import CharacterGenerator, GenerationRequest
-from imagelab.errors import OutOfMemoryError
+from imagelab.errors import InvalidValueError, OutOfMemoryError
 from imagelab.memory_contract import Job, LiveBytes, controlnet_bytes, fit, measure_footprint, predict, weight_bytes
 from imagelab.memory_table import predict_cases, tabulate
 from imagelab.random_sdxl import sdxl_on_meta
@@ -237,20 +237,38 @@ def test_limit_of_a_profile_is_held_to(configs):
 def test_a_smaller_room_goes_down_the_whole_ladder_and_each_rung_takes_less(sdxl, configs):
     models = measure_footprint(sdxl[0], CUDA)
     memory = configs.profile("sdxl").memory.model_copy(update={"vae_tiling": False, "vae_slicing": False})
-    job, rooms = Job(width=1024, height=1024, pictures=4), [20.0, 9.1, 8.0, 6.0, 1.0, 0.1]
+    job, rooms = Job(width=1024, height=1024, pictures=4), [20.0, 9.1, 8.0, 6.0, 5.5, 1.0, 0.1]
     found = [fit(job, memory, models, room, CUDA) for room in rooms]
     reached = [(each.job.pictures, each.memory.vae_tiling, each.memory.policy) for each in found]
     assert reached == [
         (4, False, "resident"),
         (1, False, "resident"),
         (1, True, "resident"),
+        (1, True, "text_encoder_offload"),
         (1, True, "model_offload"),
         (1, True, "sequential_offload"),
         (1, True, "sequential_offload"),
     ]
-    assert [each.fits for each in found] == [True] * 5 + [False]
+    assert [each.fits for each in found] == [True] * 6 + [False]
     peaks = [each.prediction.peak_gib for each in found]
     assert peaks == sorted(peaks, reverse=True)
+
+
+@pytest.mark.parametrize(("controls", "room_gib"), [(0, 6.3), (1, 8.7)])
+def test_without_its_text_encoders_sdxl_fits_a_card_of_8_gb_and_one_of_10_with_a_controlnet(
+    sdxl, configs, controls, room_gib
+):
+    models, memory = measure_footprint(sdxl[0], CUDA), configs.profile("sdxl").memory
+    job = Job(width=1024, height=1024, loras=True, controls=controls, net_bytes=controls * weight_bytes(sdxl[1]))
+    found = fit(job, memory, models, room_gib, CUDA)
+    assert (found.fits, found.given_up) == (True, ("text_encoder_offload",))
+    saved = predict(job, memory, models).peak_gib - found.prediction.peak_gib
+    assert saved == pytest.approx(sum(models.text) / GIB, rel=0.01), "the encoders, and nothing else"
+
+
+def test_a_policy_to_begin_with_that_does_not_exist_is_refused(configs):
+    with pytest.raises(InvalidValueError, match=r"one of resident, text_encoder_offload.*'lean'"):
+        tabulate(configs.profile("sdxl"), 15.0, "lean")
 
 
 def test_every_preset_size_and_batch_of_sdxl_is_predicted_to_fit_16_gb(configs, record_property):

@@ -162,5 +162,5 @@ def test_the_ladder_goes_from_tiles_to_offloading_and_ends(configs):
     while rung := next_rung(memory, device):
         memory, what = rung
         names.append(what)
-    assert names == ["the VAE decodes in tiles", "model_offload", "sequential_offload"]
+    assert names == ["the VAE decodes in tiles", "text_encoder_offload", "model_offload", "sequential_offload"]
     assert next_rung(memory, torch.device("cpu")) is None

@@ -19,7 +19,7 @@ from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
 from imagelab.vram import VramReading, read_vram, release_memory, reset_peak
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
     from PIL.Image import Image
     from torch import Tensor
 
@@ -54,6 +54,7 @@ class CharacterGenerator:
             raise InvalidValueError("device", device, "auto, cpu, cuda or cuda:<number>")
         self.device = device
         self._maker: MapMaker | None = None
+        self._preview_vae: AutoencoderTiny | None = None
         self._closed = False
         self._lock = threading.RLock()  # a diffusers pipeline draws one picture at a time
 
@@ -85,6 +86,19 @@ class CharacterGenerator:
         cleanup).
         """
         return self._ready().loaded
+
+    def preview_vae(self) -> "AutoencoderTiny | None":
+        """Return what shows a picture while it is drawn, loaded if need be; None where the profile's isn't there.
+
+        Raises what `load` raises.
+        """
+        with self._lock:
+            loaded = self.load()
+            if self._preview_vae is None:
+                from imagelab.loading import load_preview_vae
+
+                self._preview_vae = load_preview_vae(self.profile, loaded)
+            return self._preview_vae
 
     def restore_memory_policy(self) -> None:
         """Draw as the configuration says again, whatever was given up until now because memory ran out."""
@@ -263,6 +277,7 @@ class CharacterGenerator:
         with self._lock:
             self._closed = True
             self._maker = None  # it may hold maps even where no model was needed
+            self._preview_vae = None
             if self._models is None:
                 return
             self._models.loaded.pipe.remove_all_hooks()

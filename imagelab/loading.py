@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline
 
 from imagelab.config import Profile
 from imagelab.devices import resolve_device, within_memory
-from imagelab.errors import ModelFileError
+from imagelab.errors import ModelFileError, ModelNotFoundError
 from imagelab.model_loading import check_complete, load_or_refuse, quietly
 from imagelab.models import (
     AGAIN,
     COMPONENTS,
     check_base,
     check_component,
+    check_model,
     choose_variant,
     resolve_source,
     sdxl_without_weights,
@@ -49,6 +50,27 @@ def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
     degraded = within_memory(partial(apply_memory_policy, pipe, profile.memory, where), OFFLOAD)
     config = dict(pipe.scheduler.config)
     return LoadedPipeline(pipe=pipe, device=where, sha256=hashes, degraded=degraded, scheduler_config=config)
+
+
+def load_preview_vae(profile: Profile, loaded: LoadedPipeline) -> AutoencoderTiny | None:
+    """Load the tiny VAE of a profile beside its pipeline; None if the profile has none, or its files aren't there.
+
+    Raises ModelFileError.
+    """
+    source = profile.preview_vae
+    if source is None:
+        return None
+    try:
+        folder = resolve_source(source)
+    except ModelNotFoundError:  # of use, and not needed: the doctor says where it should be
+        return None
+    dtype = loaded.pipe.unet.dtype
+    _, variant = check_model(folder, str(dtype).removeprefix("torch."), packaged=bool(source.package))
+    with quietly():
+        load = AutoencoderTiny.from_pretrained
+        tiny = load_or_refuse(load, folder, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
+    check_complete(tiny, folder, variant)
+    return tiny.requires_grad_(requires_grad=False).eval().to(loaded.device)
 
 
 def _load_single_file(base: Path, given: dict[str, Any]) -> StableDiffusionXLPipeline:

@@ -119,6 +119,8 @@ class Profile(Entry):
     base: Source
     vae: Source | None = None
     """Replaces the VAE of the base."""
+    preview_vae: Source | None = None
+    """A tiny VAE of the same latents, which shows a picture while it is drawn. Without its files a linear map does."""
     loras: Source
     """Folder with the files that lora_registry.yaml names."""
     face: FacePack

@@ -50,6 +50,8 @@ def _models(configs: Configs, profile: Profile, vram_gib: float) -> Iterator[Che
     yield _files(f"{profile.name}: base model", profile.base, lambda path: check_base(profile.base, path, dtype))
     if profile.vae:
         yield _files(f"{profile.name}: VAE", profile.vae, check_component)
+    if profile.preview_vae:
+        yield _files(f"{profile.name}: preview VAE", profile.preview_vae, missing="note")
     yield _files(_face(profile), profile.face.source)
     if profile.clip:
         yield _files(f"{profile.name}: CLIP", profile.clip, missing="warning")

@@ -16,15 +16,17 @@ _SDXL_BIAS = np.array([0.1084, -0.0175, -0.0011])
 _DECODED_CELLS = 32 * 32  # so few latents are decoded faster than a step is made, larger ones never
 
 
-def preview(latents: Any, vae: Any) -> "Image":
-    """Return a picture of latents (1, 4, h, w): decoded if they are few, else a pixel a cell by a linear map.
+def preview(latents: Any, vae: Any, tiny: Any = None) -> "Image":
+    """Return a picture of latents (1, 4, h, w).
 
-    Call it where the pipeline's `on_step` is called, whose gradients are off.
+    A `tiny` VAE shows them in the size of the picture. Without one they are decoded if they are few, else a pixel a
+    cell by a linear map. Call it where the pipeline's `on_step` is called, whose gradients are off.
     """
     from PIL import Image
 
     cells = latents.shape[-2] * latents.shape[-1]
-    values = _decoded(latents, vae) if cells <= _DECODED_CELLS else linear_rgb(_as_array(latents[0]))
+    decoder = tiny if tiny is not None else vae if cells <= _DECODED_CELLS else None
+    values = linear_rgb(_as_array(latents[0])) if decoder is None else _decoded(latents, decoder)
     return Image.fromarray((np.clip(values / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8))
 
 

@@ -261,7 +261,8 @@ class _Watch:
         began = perf_counter()
         shown = None
         with suppress(ValueError, RuntimeError):  # latents of another kind of model: no preview, but a picture
-            shown = preview(latents[:1], self.session.generator.pipeline.vae)
+            generator = self.session.generator
+            shown = preview(latents[:1], generator.pipeline.vae, generator.preview_vae())
         self.shown = perf_counter()
         self.cost = self.shown - began
         return shown

@@ -25,7 +25,7 @@ from imagelab.puppets.measures.characters import measure_characters
 from imagelab.puppets.measures.concepts import measure_concepts
 from imagelab.puppets.measures.control import measure_control, measure_controlled_character
 from imagelab.puppets.measures.faces import measure_detector, measure_recogniser
-from imagelab.puppets.measures.pictures import measure_prompts, measure_speed, measure_vae
+from imagelab.puppets.measures.pictures import measure_previews, measure_prompts, measure_speed, measure_vae
 from imagelab.puppets.measures.studio import WEIGHTS, Row, Studio
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
 
 LINES: dict[str, Callable[[Studio], list[Row]]] = {
     "vae": measure_vae,
+    "previews": measure_previews,
     "prompts": measure_prompts,
     "detector": measure_detector,
     "recogniser": measure_recogniser,
@@ -49,8 +50,8 @@ LINES: dict[str, Callable[[Studio], list[Row]]] = {
 
 # Lines that look at the same pictures, the longest first: what a process measures in one go.
 JOBS = (
-    ("concepts",), ("control",), ("prompts", "detector"), ("characters",), ("controlled_character",), ("vae",),
-    ("recogniser",), ("annotators",),
+    ("concepts",), ("control",), ("prompts", "detector"), ("characters",), ("controlled_character",),
+    ("vae", "previews"), ("recogniser",), ("annotators",),
 )  # fmt: skip
 ALONE = ("speed",)  # with nothing beside it
 

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
@@ -24,6 +24,7 @@ from imagelab.puppets.train.loop import Plan, rate_at, train
 from imagelab.puppets.train.lora import CONCEPTS, to_diffusers, to_kohya
 from imagelab.puppets.train.parallel import average_gradients, split_over_cores
 from imagelab.puppets.train.text import CONTEXT, token_ids, train_tokenizer
+from imagelab.puppets.train.tiny_vae import build_tiny_vae, decode_lessons, train_tiny_vae
 
 WEIGHTS = Path(str(files("imagelab.puppets"))) / "weights"
 
@@ -181,6 +182,23 @@ def test_ground_truth_belongs_to_the_training_pictures(small_world: Path) -> Non
         assert ((depth > 0) == (parts > 0)).all()  # what is nearer than the backdrop is a part
         x, y = points[points[:, 2] > 0, :2].astype(int).T
         assert (parts[y, x] > 0).mean() >= 0.8  # joints lie in bodies; an ear may stick out by a pixel
+
+
+def test_the_tiny_vae_learns_what_the_vae_shows_and_goes_on_from_its_lessons(small_world: Path) -> None:
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "base" / "vae", dtype=torch.float32)
+    lessons = decode_lessons(vae, small_world)
+    assert np.array_equal(decode_lessons(vae, small_world).latents, lessons.latents)  # read, not made again
+    with torch.no_grad():
+        shown = vae.decode(torch.from_numpy(lessons.latents[:1]) / vae.config.scaling_factor).sample
+    levels = (shown[0].permute(1, 2, 0).clamp(-1, 1).numpy() + 1) * 127.5
+    assert np.abs(levels - lessons.pictures[0]).max() <= 0.51
+
+    tiny = train_tiny_vae(vae, small_world, plan=Plan(steps=3, rate=1e-3, warmup=1, average=0.5))
+    torch.manual_seed(0)
+    learnt = [not torch.equal(a, b) for a, b in zip(tiny.parameters(), build_tiny_vae().parameters(), strict=True)]
+    assert all(learnt)
+    assert not any(parameter.any() for parameter in tiny.encoder.parameters())
+    assert tiny.decode(torch.zeros(1, 4, 12, 20)).sample.shape == (1, 3, 96, 160)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -18,24 +19,49 @@ from imagelab.puppets.world import ATTRIBUTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from diffusers import AutoencoderKL
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from imagelab.puppets.world import Scene
 
 
+@torch.no_grad()
 def measure_vae(studio: Studio) -> list[Row]:
     """Measure how much of a render survives encoding and decoding."""
     vae = studio.generator.pipeline.vae
-    errors = []
-    count = studio.count(128)
-    for k in range(count):
-        x = torch.from_numpy(render(held_out_scene(k)).image).permute(2, 0, 1)[None].float() / 127.5 - 1
-        with torch.no_grad():
-            latents = vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode()
-            y = vae.decode(latents).sample.float().cpu().clamp(-1, 1)
-        errors.append(((x - y) / 2).pow(2).mean().item())
-    psnr = float(np.mean(-10 * np.log10(errors)))
-    return [Row("VAE reconstruction, PSNR in dB", psnr, 28.0, pictures=count)]
+    renders = [_pixels(k) for k in range(studio.count(128))]
+    psnr = [_psnr(x, vae.decode(_encode(vae, x), return_dict=False)[0]) for x in renders]
+    return [Row("VAE reconstruction, PSNR in dB", float(np.mean(psnr)), 28.0, pictures=len(psnr))]
+
+
+@torch.no_grad()
+def measure_previews(studio: Studio) -> list[Row]:
+    """Measure how near the tiny VAE comes to what the VAE makes of renders' latents."""
+    vae, tiny = studio.generator.pipeline.vae, studio.generator.preview_vae()
+    assert tiny is not None  # noqa: S101  it ships with the VAE
+    psnr = []
+    for k in range(studio.count(128)):
+        latents = _encode(vae, _pixels(k))
+        whole, shown = vae.decode(latents).sample, tiny.decode(latents * vae.config.scaling_factor).sample
+        psnr.append(_psnr(whole.clamp(-1, 1), shown))
+    return [Row("preview by the tiny VAE, PSNR to the VAE in dB", float(np.mean(psnr)), 25.0, pictures=len(psnr))]
+
+
+def _pixels(k: int) -> Tensor:
+    image: Tensor = torch.from_numpy(render(held_out_scene(k)).image)
+    return image.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    latents: Tensor = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+    return latents
+
+
+def _psnr(wanted: Tensor, found: Tensor) -> float:
+    """Return how near a picture in -1..1 comes to another one, in dB."""
+    error = (wanted.cpu() - found.float().cpu().clamp(-1, 1)) / 2
+    return -10 * math.log10(error.pow(2).mean().item())
 
 
 def load_oracle() -> Oracle:

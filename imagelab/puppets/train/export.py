@@ -111,9 +111,11 @@ def install(work: Path, weights: Path) -> None:
     """Copy finished models over the package's, add the story of their training, and write the checksums anew."""
     story = read_story(work, weights)
     shutil.copytree(work / "out", weights, dirs_exist_ok=True)
-    for path in (weights / "base").glob("*/config.json"):
+    for path in (*weights.glob("base/*/config.json"), *weights.glob("tiny_vae/config.json")):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # diffusers writes where a model was loaded from: a folder of this machine
+        if config.get("_class_name") == "AutoencoderTiny":
+            config.pop("block_out_channels", None)  # what the class writes, and logs a warning about when it reads it
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (weights / "training.json").write_text(json.dumps(story, indent=1) + "\n")
     write_checksums(weights)

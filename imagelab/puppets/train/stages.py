@@ -20,6 +20,7 @@ from imagelab.puppets.train.export import export_detector, export_recogniser, ex
 from imagelab.puppets.train.lora import CONCEPTS, save_lora, train_lora
 from imagelab.puppets.train.oracle import train_oracle
 from imagelab.puppets.train.recogniser import train_recogniser
+from imagelab.puppets.train.tiny_vae import train_tiny_vae
 from imagelab.puppets.train.vae import polish_decoder, train_vae
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def _decoder(work: Path, start: Path | None) -> None:
     scale = AutoencoderKL.load_config(work / "out" / "base" / "vae")["scaling_factor"]
     polished.register_to_config(scaling_factor=scale)
     polished.to(torch.float16).save_pretrained(work / "out" / "base" / "vae")
+
+
+def _tiny_vae(work: Path, _: Path | None) -> None:
+    vae = AutoencoderKL.from_pretrained(work / "out" / "base" / "vae", dtype=torch.float32)
+    train_tiny_vae(vae, work).to(torch.float16).save_pretrained(work / "out" / "tiny_vae")
 
 
 def _recogniser(work: Path, _: Path | None) -> None:
@@ -118,6 +124,7 @@ STAGES: dict[str, Callable[[Path, Path | None], None]] = {
     "vae": _vae,
     "base": _base,
     "decoder": _decoder,
+    "tiny_vae": _tiny_vae,
     "recogniser": _recogniser,
     "detector": _detector,
     "clip": _clip,

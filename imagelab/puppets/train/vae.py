@@ -63,7 +63,7 @@ def _crops(splits: list[Split], generator: torch.Generator) -> tuple[Tensor, Ten
     return crops, torch.from_numpy(weights)[:, None]
 
 
-def _distance(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+def distance(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
     """L1 for sharpness, edges for outlines, squares for the worst pixels."""
     error = found - wanted
     across, down = error.diff(dim=-1).abs(), error.diff(dim=-2).abs()
@@ -85,7 +85,7 @@ def train_vae(folder: Path, *, start: Path | None = None) -> AutoencoderKL:
             found = vae.decode(posterior.sample(generator=generator)).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.pow(2) + logvar.exp() - 1 - logvar).mean()
-        total: Tensor = _distance(found.float(), wanted, weights) + 1e-4 * kl
+        total: Tensor = distance(found.float(), wanted, weights) + 1e-4 * kl
         return total
 
     return train({"vae": vae}, loss, REFINED if start else WHOLE, folder / named("vae", start))["vae"]
@@ -105,7 +105,7 @@ def polish_decoder(vae: AutoencoderKL, folder: Path, *, start: Path | None = Non
             with torch.no_grad():
                 latents = vae.encode(wanted).latent_dist.mode()
             found = vae.decode(latents).sample
-        return _distance(found.float(), wanted, weights)
+        return distance(found.float(), wanted, weights)
 
     best = train(decoder, loss, REFINED_DECODER if start else DECODER, folder / named("vae_decoder", start))
     vae.decoder, vae.post_quant_conv = best["decoder"], best["post_quant_conv"]

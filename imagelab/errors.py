@@ -16,9 +16,13 @@ def nearest_name(name: object, known: Iterable[str]) -> str | None:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """Show a value in a message: its repr, cut so that a pasted file can't flood the terminal."""
+    """Show a value in a message: its repr, so long at most that a pasted file can't flood the terminal.
+
+    What is left out is in the middle: a path says most at its end.
+    """
     text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[: limit - half - 1]}…{text[-half:]}"
 
 
 def _hint(nearest: str | None) -> str:

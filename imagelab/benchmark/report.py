@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagelab.benchmark.cases import Case
-from imagelab.benchmark.pairs import geometric_mean, paired_ratio
+from imagelab.benchmark.pairs import paired_ratio
 from imagelab.calibration import Estimate
-from imagelab.calibration.intervals import mean_interval
+from imagelab.calibration.intervals import geometric_mean, mean_interval
 from imagelab.config import Profile
 from imagelab.results import Record
 from imagelab.whole_file import write_record
@@ -192,4 +192,4 @@ def _ratio(own: Sequence[Sample], base: Sequence[Sample]) -> Estimate | None:
     """Return how much longer a picture took, over the rounds that both have."""
     beside = {sample.round: sample.seconds["picture"] for sample in base}
     pairs = [(sample.seconds["picture"], beside[sample.round]) for sample in own if sample.round in beside]
-    return paired_ratio(*zip(*pairs, strict=True)) if pairs else None
+    return paired_ratio([one for one, _ in pairs], [other for _, other in pairs]) if pairs else None

@@ -1,7 +1,7 @@
 """An estimate and its confidence interval, from the spread of its resamples."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -60,6 +60,12 @@ def mean_interval(numbers: Floats, confidence: float = 0.95) -> Estimate:
     freedom = len(numbers) - 1
     variance = float(numbers.var(ddof=1)) / len(numbers) if freedom else 0.0
     return spread_interval(float(numbers.mean()), variance, freedom, confidence)
+
+
+def geometric_mean(numbers: Sequence[float] | Floats, confidence: float = 0.95) -> Estimate:
+    """Return the geometric mean of positive numbers with Student's interval, on the logarithms."""
+    found = mean_interval(np.log(numbers), confidence)
+    return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 
 def percentile_interval(value: float, resamples: Floats, freedom: float, confidence: float) -> Estimate:

@@ -109,8 +109,9 @@ def _cell(column: str, value: Value) -> str:
 
 
 def _text(text: str) -> str:
-    """Write text so that it stays on its line and in its cell, and is no Markdown or HTML."""
-    return re.sub(r"[\\`|*<]", r"\\\g<0>", " ".join(text.split()))
+    """Write text so that it stays on its line and in its cell, and is no Markdown but for pairs of backticks."""
+    special = r"[\\|*<]" if text.count("`") % 2 == 0 else r"[\\|*<`]"
+    return re.sub(special, r"\\\g<0>", " ".join(text.split()))
 
 
 def _code(text: str) -> str:

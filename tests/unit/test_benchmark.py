@@ -12,10 +12,10 @@ from imagelab import CharacterGenerator, InvalidValueError, ProfileError, Unknow
 from imagelab.benchmark import Case, plan_cases, read_report, run_benchmark
 from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
-from imagelab.benchmark.pairs import geometric_mean
 from imagelab.benchmark.report import Sample, report_case, said, sum_up
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
+from imagelab.calibration.intervals import geometric_mean
 from imagelab.plan import plan_generation
 from imagelab.random_sdxl import SMALL, write_random_sdxl
 from imagelab.results import GenerationRequest

@@ -146,7 +146,7 @@ def test_models_of_other_profiles_are_notes_with_hashes_and_missing_ones_a_line(
 
     absent = find(examine("puppet"), "profile sdxl")
     assert absent.status == "note"
-    assert "base model, VAE, face pack buffalo_l, CLIP, LoRA luca" in absent.found
+    assert "base model, VAE, preview VAE, face pack buffalo_l, CLIP, LoRA luca" in absent.found
 
 
 @pytest.mark.usefixtures("no_models")

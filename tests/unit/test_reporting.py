@@ -181,7 +181,7 @@ def test_batch_is_told_with_all_its_scores_the_rejected_ones_too(tmp_path):
 
 
 def test_folder_without_a_run_is_refused_with_what_one_has(tmp_path):
-    with pytest.raises(InvalidValueError, match=r"result\.json or plan\.json .*nothing"):
+    with pytest.raises(InvalidValueError, match=r"result\.json or plan\.json .*nothing'$"):
         gather(["nothing"], reports=tmp_path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagelab.config import Configs, HubModel, Source, models_root
 from imagelab.errors import ModelFileError, ModelNotFoundError
-from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors
+from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors, check_safetensors_once
 
 # What a single file is read with: it holds weights alone. Pinned, as are the models that the configuration names.
 SDXL = HubModel(repo="stabilityai/stable-diffusion-xl-base-1.0", revision="462165984030d82259a11f4367a4eed129e94a7b")
@@ -168,7 +168,7 @@ def resolve_lora(configs: Configs, name: str, profile: str) -> Path:
     if not path.is_file():
         fix = "Put the .safetensors file there" if source.folder else fix
         raise ModelNotFoundError(f"LoRA {name!r} of profile {profile}", path, fix)
-    check_safetensors(path)
+    check_safetensors_once(path)  # each picture asks
     if expected := configs.lora(name).sha256.get(profile) or _listed_sha256(path):
         check_sha256(path, expected)
     return path

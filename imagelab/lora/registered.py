@@ -7,6 +7,7 @@ from imagelab.config.loras import BASE_WIDTHS, BaseName
 from imagelab.errors import ModelFileError
 from imagelab.lora.origin import Origin, find_origin
 from imagelab.lora.stored import open_header
+from imagelab.safetensors_files import file_state
 
 
 def check_registered_base(path: Path, name: str, base: BaseName) -> None:
@@ -27,8 +28,7 @@ def _origin(path: Path) -> Origin:
     """Return where a file comes from; one that hasn't changed since isn't read again: each picture asks."""
     if not path.is_file():
         return find_origin(open_header(path))  # which says what is wrong
-    stat = path.stat()
-    return _read_origin(path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    return _read_origin(path, *file_state(path))
 
 
 @lru_cache(maxsize=256)

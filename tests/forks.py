@@ -1,6 +1,9 @@
 """Work in a fork of the test's process, which has everything imported and loaded already, and which may die of it."""
 
 import os
+import threading
+
+from tqdm.auto import tqdm
 
 
 def fork(work):
@@ -8,6 +11,7 @@ def fork(work):
     child = os.fork()
     if not child:
         code = 1
+        tqdm.set_lock(threading.RLock())  # tqdm's own is one for all forks: who is killed with it would keep it
         try:
             work()
             code = 0

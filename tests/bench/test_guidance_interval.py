@@ -19,7 +19,7 @@ from imagelab.puppets.oracle import labels_of
 from imagelab.puppets.world import EXPRESSIONS, PLACES, POSES, full_caption
 
 INTERVALS = ((0.0, 1.0), (0.0, 0.75), (0.0, 0.5), (0.25, 1.0), (0.25, 0.75), (0.0, 0.04))
-PICTURES = 16
+PICTURES = 24
 HALF, MOST = (0.0, 0.5), 0.9  # guidance at half of the steps takes so much of the time at most
 
 

@@ -1,6 +1,7 @@
 """What the tests share: the real configuration and one generator with the puppet models, on the CPU."""
 
 import os
+import signal
 
 # Before torch is imported: the puppets are too small for threads, which then only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,14 @@ def pytest_terminal_summary(terminalreporter):
     if counted:
         terminalreporter.section("counted")
         terminalreporter.line("\n".join(counted))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Let tests press Ctrl-C, also where a shell in the background has let it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def load_preview_vae(profile: Profile, loaded: LoadedPipeline) -> AutoencoderTin
         folder = resolve_source(source)
     except ModelNotFoundError:  # of use, and not needed: the doctor says where it should be
         return None
-    dtype = loaded.pipe.unet.dtype
+    dtype = loaded.dtype
     _, variant = check_model(folder, str(dtype).removeprefix("torch."), packaged=bool(source.package))
     with quietly():
         load = AutoencoderTiny.from_pretrained

@@ -1,14 +1,14 @@
 """What is given up, rung by rung, when the memory is too small for a picture."""
 
+from itertools import pairwise
+from typing import get_args
+
 import torch
 
 from imagelab.config import MemoryPolicy
+from imagelab.config.sdxl import MemoryPolicyName
 
-_LOWER = {
-    "resident": "text_encoder_offload",
-    "text_encoder_offload": "model_offload",
-    "model_offload": "sequential_offload",
-}
+_LOWER = dict(pairwise(get_args(MemoryPolicyName)))  # which names them from fast to small
 
 
 def next_rung(memory: MemoryPolicy, device: torch.device) -> tuple[MemoryPolicy, str] | None:

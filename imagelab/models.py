@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
 
 from imagelab.config import Configs, HubModel, Source, models_root
 from imagelab.errors import ModelFileError, ModelNotFoundError
+from imagelab.read_once import read_once
 from imagelab.safetensors_files import FETCH_AGAIN, check_safetensors, check_safetensors_once
 
 # What a single file is read with: it holds weights alone. Pinned, as are the models that the configuration names.
@@ -174,16 +174,16 @@ def resolve_lora(configs: Configs, name: str, profile: str) -> Path:
     return path
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex; a file that hasn't changed since is not read again."""
-    stat = path.stat()
-    return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
-
-
 def read_sha256(path: Path) -> str:
     """Return the sha256 of a file in hex, read now, whatever its time of change says."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@read_once
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex; a file that hasn't changed since is not read again."""
+    return read_sha256(path)
 
 
 def _weights_sha256(path: Path) -> str:
@@ -192,22 +192,12 @@ def _weights_sha256(path: Path) -> str:
     return name if len(name) == 64 and path.is_symlink() else file_sha256(path)
 
 
+@read_once
 def tensors_sha256(path: Path) -> str:
     """Return the sha256 of a safetensors file without its header, in hex: AutoV3, and kohya's sshs_model_hash."""
-    stat = path.stat()
-    return _tensors_sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=256)
-def _tensors_sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  as in _sha256
     with path.open("rb") as stream:
         stream.seek(int.from_bytes(stream.read(8), "little"), os.SEEK_CUR)
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001  the key is the file as it was
-    return read_sha256(path)
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -3,11 +3,11 @@
 import json
 import math
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from imagelab.errors import ModelFileError, ModelNotFoundError
+from imagelab.read_once import read_once
 
 FETCH_AGAIN = "Fetch or copy the file again"
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -58,22 +58,10 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     return header
 
 
+@read_once
 def check_safetensors_once(path: Path) -> None:
     """Check as `check_safetensors`, unless the file is the one that has passed before and hasn't changed since."""
-    if not path.is_file():
-        raise ModelNotFoundError("safetensors file", path, "Put the file there")
-    _passed(path, *file_state(path))
-
-
-@lru_cache(maxsize=256)
-def _passed(path: Path, *_state: int) -> None:
     check_safetensors(path)
-
-
-def file_state(path: Path) -> tuple[int, ...]:
-    """Return what differs when a file is another one, or has been written to; raises OSError where there is none."""
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:

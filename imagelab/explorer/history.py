@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from imagelab.errors import InvalidValueError
 from imagelab.explorer.settings import Settings
 from imagelab.results import Generation, Verdict
-from imagelab.whole_file import write_text
+from imagelab.whole_file import read_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,13 +148,7 @@ class History:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(_FILE, str(path), f"a history that can be read, or moved away ({error})") from error
+    rows = read_json("history", path) if path.exists() else []
     if not isinstance(rows, list) or not all(isinstance(row, dict) and type(row.get("number")) is int for row in rows):
         raise InvalidValueError(_FILE, str(path), "a history: a list of rows with a number each. Move it away")
     return rows

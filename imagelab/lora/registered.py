@@ -1,13 +1,12 @@
 """What the registry says of a LoRA file, held against the file."""
 
-from functools import lru_cache
 from pathlib import Path
 
 from imagelab.config.loras import BASE_WIDTHS, BaseName
 from imagelab.errors import ModelFileError
 from imagelab.lora.origin import Origin, find_origin
 from imagelab.lora.stored import open_header
-from imagelab.safetensors_files import file_state
+from imagelab.read_once import read_once
 
 
 def check_registered_base(path: Path, name: str, base: BaseName) -> None:
@@ -24,15 +23,8 @@ def check_registered_base(path: Path, name: str, base: BaseName) -> None:
         raise ModelFileError(path, reason, fix)
 
 
+@read_once  # each picture asks
 def _origin(path: Path) -> Origin:
-    """Return where a file comes from; one that hasn't changed since isn't read again: each picture asks."""
-    if not path.is_file():
-        return find_origin(open_header(path))  # which says what is wrong
-    return _read_origin(path, *file_state(path))
-
-
-@lru_cache(maxsize=256)
-def _read_origin(path: Path, *_file_as_it_was: int) -> Origin:
     return find_origin(open_header(path))
 
 

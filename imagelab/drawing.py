@@ -49,7 +49,9 @@ class Models:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
         self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
         self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
-        self.contract = Contract(pipe=self.loaded.pipe, device=self.loaded.device, limit_gib=self.memory.limit_gib)
+        device = self.loaded.device
+        limit: float | None = getattr(self.memory.limit_gib, device.type, None)
+        self.contract = Contract(pipe=self.loaded.pipe, device=device, limit_gib=limit)
 
     def weights_at_hand(self) -> AbstractContextManager[None]:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""

@@ -240,6 +240,7 @@ def _listed_sha256(path: Path) -> str | None:
     return _read_sums(sums).get(path.relative_to(sums.parent).as_posix()) if sums else None
 
 
+@read_once
 def _read_sums(path: Path) -> dict[str, str]:
     try:
         sums = json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagelab.benchmark.cases import Case
 from imagelab.benchmark.limits import synchronize
@@ -20,6 +20,14 @@ from imagelab.vram import read_vram, reset_peak
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+
+class Drawn(NamedTuple):
+    """A case's pictures, the seconds that its LoRAs took to come into the weights, the GiB that it should take."""
+
+    images: "list[Image]"
+    lora_seconds: float = 0.0
+    predicted_gib: float = 0.0  # 0 without a prediction
 
 
 @dataclass(kw_only=True)
@@ -49,18 +57,17 @@ class Bench:
         """Return how many steps the case's preset takes."""
         return self.generator.profile.preset(case.quality_preset).steps
 
-    def draw(
-        self, case: Case, seeds: Sequence[int], on_step: Callable[..., object] | None = None
-    ) -> "tuple[list[Image], float]":
-        """Draw the case's pictures; return also the seconds that it took to put its LoRAs into the weights."""
+    def draw(self, case: Case, seeds: Sequence[int], on_step: Callable[..., object] | None = None) -> "Drawn":
+        """Draw the case's pictures."""
         request = case.request(self.control_image)
         if case.engine == "imagelab":
             self.generator.forget_prompts()  # stock diffusers encodes them each time, and so does whoever draws once
             made = self.generator.generate_together(request, seeds, on_step)
-            return [each.image for each in made], made[0].record.seconds["loras"]
+            record = made[0].record
+            return Drawn([each.image for each in made], record.seconds["loras"], record.predicted_vram_gib)
         plan = plan_generation(self.generator.configs, self.generator.profile, request)
         fp32_vae = case.engine == "diffusers_fp32_vae"
-        return draw_stock(self.generator.load(), plan, seeds, on_step, fp32_vae=fp32_vae), 0.0
+        return Drawn(draw_stock(self.generator.load(), plan, seeds, on_step, fp32_vae=fp32_vae))
 
     def measure(self, case: Case, round_number: int) -> Sample:
         """Draw, judge and write the case's pictures once.
@@ -74,7 +81,7 @@ class Bench:
         reset_peak_resident()
         synchronize(device)
         start = perf_counter()
-        images, loras = self.draw(case, seeds, clock)
+        images, loras, predicted = self.draw(case, seeds, clock)
         drawn = perf_counter()
         vram, resident = read_vram(device), peak_resident_gib()
         list(self.checker.faces_in(images))
@@ -100,4 +107,5 @@ class Bench:
             peak_allocated_gib=vram.peak_gib,
             peak_reserved_gib=vram.peak_reserved_gib,
             peak_resident_gib=resident,
+            predicted_gib=predicted,
         )

@@ -48,5 +48,10 @@ def _check_samples(case: str, samples: Sequence[Sample]) -> None:
             least = _SHORTEST if stage == "picture" else -_LONGEST
             check_number(seconds, f"seconds of {stage} of {case}", least, _LONGEST)
         check_number(sample.iterations_per_second, f"iterations_per_second of {case}", _SHORTEST, _LONGEST)
-        for gib in (sample.peak_allocated_gib, sample.peak_reserved_gib, sample.peak_resident_gib):
+        for gib in (
+            sample.peak_allocated_gib,
+            sample.peak_reserved_gib,
+            sample.peak_resident_gib,
+            sample.predicted_gib,
+        ):
             check_number(gib, f"peak memory of {case}", 0, _LONGEST)

@@ -40,6 +40,7 @@ class Sample(Record):
     peak_allocated_gib: float  # 0 without a GPU
     peak_reserved_gib: float
     peak_resident_gib: float = 0.0  # of the process, libraries included; 0 where it wasn't measured
+    predicted_gib: float = 0.0  # the peak that was predicted to be allocated; 0 without a limit to hold it to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,7 @@ class CaseReport(Record):
     target_seconds: float | None = None
     target_gib: float | None = None
     peak_resident_gib: float = 0.0
+    predicted_gib: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -129,6 +131,7 @@ def _row(report: CaseReport) -> dict[str, object]:
         "of limit": round(report.fraction_of_limit, 3),
         "to base": said(report.ratio_to_base, report.samples),
         "GiB": round(report.peak_allocated_gib, 2),
+        "predicted": round(report.predicted_gib, 2),
         "reserved": round(report.peak_reserved_gib, 2),
         "resident": round(report.peak_resident_gib, 2),
         "verdict": report.verdict,
@@ -185,6 +188,7 @@ def _sums(case: Case, own: Sequence[Sample], base: Sequence[Sample], *, flop: in
         "peak_allocated_gib": max(sample.peak_allocated_gib for sample in own),
         "peak_reserved_gib": max(sample.peak_reserved_gib for sample in own),
         "peak_resident_gib": max(sample.peak_resident_gib for sample in own),
+        "predicted_gib": max(sample.predicted_gib for sample in own),
     }
 
 

@@ -11,6 +11,7 @@ from imagelab.config.loras import Combination, Lora, LoraChoice, LoraRegistry
 from imagelab.config.paths import configs_root, models_root, project_root
 from imagelab.config.sdxl import (
     DtypePolicy,
+    MemoryLimit,
     MemoryPolicy,
     Profile,
     QualityPreset,
@@ -35,6 +36,7 @@ __all__ = [
     "Lora",
     "LoraChoice",
     "LoraRegistry",
+    "MemoryLimit",
     "MemoryPolicy",
     "Preprocessor",
     "Profile",

@@ -67,6 +67,13 @@ class DtypePolicy(Config):
     cpu: Dtype
 
 
+class MemoryLimit(Config):
+    """GiB that may be in use at once on each kind of device; None: no limit, and nothing is predicted."""
+
+    cuda: Positive | None = None
+    cpu: Positive | None = None
+
+
 class MemoryPolicy(Config):
     """What stays on the GPU, and how the VAE decodes."""
 
@@ -79,8 +86,8 @@ class MemoryPolicy(Config):
     """Decode a picture tile by tile."""
     vae_tile_px: Annotated[SidePx, Field(multiple_of=32)]
     """Side of a tile; must be below the picture's, or nothing is tiled. diffusers cuts other tiles to a wrong size."""
-    limit_gib: Positive | None = None
-    """What may be in use at once. What is predicted to need more is drawn in a slower way, or refused."""
+    limit_gib: MemoryLimit = MemoryLimit()
+    """What is predicted to need more is drawn in a slower way, or refused."""
 
 
 class LatencySeconds(Config):

@@ -49,6 +49,7 @@ def _benchmark(name: str, report: "BenchmarkReport") -> str:
             "it/s": f"{case.iterations_per_second.value:.3g}",
             "of the limit": f"{case.fraction_of_limit:.1%}",
             "GiB allocated": f"{case.peak_allocated_gib:.2f}" if case.peak_allocated_gib else "",
+            **({"GiB predicted": f"{case.predicted_gib:.2f}"} if case.predicted_gib else {}),
             "target": case.verdict,
         }
         for case in report.cases

@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import pytest
+from memory_policies import with_memory
 
 from imagelab import BatchImageGenerator, CharacterGenerator, GenerationError, GenerationRequest
 from imagelab.benchmark import Case, run_benchmark
@@ -29,13 +30,6 @@ def in_use():
     torch.cuda.empty_cache()
     torch.cuda.synchronize()
     return torch.cuda.memory_allocated()
-
-
-def with_policy(configs, policy):
-    profile = configs.profile("puppet")
-    memory = profile.memory.model_copy(update={"policy": policy})
-    profiles = configs.sdxl.profiles | {"puppet": profile.model_copy(update={"memory": memory})}
-    return dataclasses.replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
 
 
 def guided(luca_image):
@@ -74,7 +68,7 @@ def test_pictures_drawn_together_are_those_drawn_alone_within_a_bound(on_cuda):
 @pytest.mark.parametrize("policy", POLICIES[1:])
 def test_offloading_draws_the_same_with_a_control_and_a_lora_that_comes_and_goes(configs, on_cuda, luca_image, policy):
     request = guided(luca_image)
-    with CharacterGenerator("puppet", "cuda", with_policy(configs, policy)) as generator:
+    with CharacterGenerator("puppet", "cuda", with_memory(configs, policy=policy)) as generator:
         for asked in (REQUEST, request, REQUEST):
             assert grey_levels(generator.generate(asked), on_cuda.generate(asked)) < 0.5
 
@@ -84,7 +78,7 @@ def test_cleanup_gives_all_memory_back(configs, luca_image, policy):
     with CharacterGenerator("puppet", "cuda", configs) as warm:
         warm.generate(REQUEST)  # libraries keep workspaces of their own from the first use on
     before = in_use()
-    with CharacterGenerator("puppet", "cuda", with_policy(configs, policy)) as generator:
+    with CharacterGenerator("puppet", "cuda", with_memory(configs, policy=policy)) as generator:
         generator.generate(guided(luca_image))
     assert in_use() - before < MIB
 

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor2_0
 from handmade_controls import plain_net, save_annotators, save_nets, with_controls
+from memory_policies import with_memory
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -513,12 +514,7 @@ def test_the_estimate_of_a_controlnets_memory_fits_the_gpu(configs, kind):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("policy", ["resident", "text_encoder_offload", "model_offload", "sequential_offload"])
 def test_a_control_acts_under_every_memory_policy(configs, maps, policy):
-    own = with_controls(configs)
-    profile = own.profile("puppet")
-    memory = profile.memory.model_copy(update={"policy": policy})
-    profile = profile.model_copy(update={"memory": memory})
-    profile._name = "puppet"
-    own = replace(own, sdxl=own.sdxl.model_copy(update={"profiles": own.sdxl.profiles | {"puppet": profile}}))
+    own = with_memory(with_controls(configs), policy=policy)
     controls = [{"type": "pose", "picture": maps[0]}, {"type": "seg", "picture": maps[1]}]
     with CharacterGenerator("puppet", "cuda", own) as drawer:
         plain = drawer.generate(ask()).image

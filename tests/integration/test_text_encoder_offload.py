@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from memory_policies import with_memory
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagelab import CharacterGenerator, GenerationRequest
@@ -21,13 +22,6 @@ REQUEST = GenerationRequest(
     character="luca", scene_description="running on the beach", quality_preset="draft", seed=11, steps=2
 )
 TILE_PX = 64
-
-
-def with_memory(configs, **changes):
-    profile = configs.profile("puppet")
-    memory = profile.memory.model_copy(update=changes)
-    profiles = configs.sdxl.profiles | {"puppet": profile.model_copy(update={"memory": memory})}
-    return dataclasses.replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from memory_policies import with_memory
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -16,8 +17,10 @@ from imagelab.benchmark.report import Sample, report_case, said, sum_up
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
 from imagelab.calibration.intervals import geometric_mean
+from imagelab.config import MemoryLimit
 from imagelab.plan import plan_generation
 from imagelab.random_sdxl import SMALL, write_random_sdxl
+from imagelab.reporting import Gathered, to_markdown
 from imagelab.results import GenerationRequest
 
 CPU = torch.device("cpu")
@@ -25,8 +28,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def report(configs):
-    cases = plan_cases(configs, configs.profile("puppet"), presets=["draft"], variants=["base", "both"])
-    return run_benchmark(cases, profile="puppet", device="cpu", runs=2, configs=configs, progress=False)
+    own = with_memory(configs, limit_gib=MemoryLimit(cpu=8))
+    cases = plan_cases(own, own.profile("puppet"), presets=["draft"], variants=["base", "both"])
+    return run_benchmark(cases, profile="puppet", device="cpu", runs=2, configs=own, progress=False)
 
 
 def test_every_variant_and_stock_diffusers_are_measured(report):
@@ -55,6 +59,17 @@ def test_a_picture_cannot_be_drawn_in_less_time_than_its_arithmetic_takes(report
         assert 0 < case.fraction_of_limit < 1.2  # the rate itself is measured while neighbours work
     assert both.ratio_to_base.value > 1
     assert base.ratio_to_base is None
+
+
+def test_memory_that_was_predicted_stands_beside_what_was_measured(report):
+    base, stock, _, both = report.cases
+    assert 0 < base.predicted_gib < both.predicted_gib  # a ControlNet more
+    assert stock.predicted_gib == 0  # nobody predicts what diffusers takes
+    frame = report.to_frame().set_index("case")
+    assert frame["predicted"]["draft both batch 1"] == round(both.predicted_gib, 2)
+    assert f"| {base.predicted_gib:.2f} |" in to_markdown(
+        Gathered(benchmarks={"one.json": report}, measurements={}, unmeasured=(), runs=())
+    )
 
 
 def test_figures_show_every_case_and_each_round(report):

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory_policies import with_memory
 from PIL import Image
 from test_memory_ladder import degraded
 
 from imagelab import CharacterGenerator, GenerationRequest
+from imagelab.config import MemoryLimit
 from imagelab.errors import InvalidValueError, OutOfMemoryError
 from imagelab.memory_contract import Job, LiveBytes, controlnet_bytes, fit, measure_footprint, predict, weight_bytes
 from imagelab.memory_table import predict_cases, tabulate
@@ -223,10 +225,7 @@ def test_without_a_limit_nothing_is_predicted(puppet):
 
 
 def test_limit_of_a_profile_is_held_to(configs):
-    puppet = configs.profile("puppet")
-    tight = puppet.model_copy(update={"memory": puppet.memory.model_copy(update={"limit_gib": 0.001})})
-    limited = dataclasses.replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": {"puppet": tight}}))
-
+    limited = with_memory(configs, limit_gib=MemoryLimit(cpu=0.001))
     with CharacterGenerator("puppet", "cpu", limited) as generator, pytest.raises(OutOfMemoryError, match="limit_gib"):
         generator.generate(PLAIN)
 
@@ -273,6 +272,7 @@ def test_a_policy_to_begin_with_that_does_not_exist_is_refused(configs):
 
 def test_every_preset_size_and_batch_of_sdxl_is_predicted_to_fit_16_gb(configs, record_property):
     profile = configs.profile("sdxl")
+    assert profile.memory.limit_gib.cuda == 15.0, "what drawing holds itself to"
     cases = predict_cases(profile, 15.0)
     over = [case for case in cases if case.fit.prediction.peak_gib > 15.0]
     record_property("counted", f"{len(over)} of {len(cases)} presets, sizes and batches are predicted over 15.0 GiB")

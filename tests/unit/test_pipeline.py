@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +13,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from handmade_checkpoint import single_file_tensors
+from memory_policies import with_memory
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -527,11 +527,7 @@ def test_a_single_file_that_holds_no_sdxl_is_refused(single_file, tmp_path):
 
 
 def test_memory_policy_and_degradation_are_in_the_record(configs):
-    profile = configs.profile("puppet")
-    offloading = profile.model_copy(update={"memory": profile.memory.model_copy(update={"policy": "model_offload"})})
-    profiles = configs.sdxl.profiles | {"puppet": offloading}
-    changed = replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
-    with CharacterGenerator("puppet", "cpu", changed) as generator:
+    with CharacterGenerator("puppet", "cpu", with_memory(configs, policy="model_offload")) as generator:
         request = GenerationRequest(character=None, scene_description="a hat", steps=2, seed=1)
         record = generator.generate(request).record
     assert record.memory_policy == "model_offload"

@@ -21,14 +21,15 @@ endif
 setup: $(STAMP) ## create .venv with the locked packages and imagelab itself (LOCK=requirements-gpu.lock for CUDA)
 
 # uv installs the lock several times faster than pip, but reads none of pip's configuration. So pip installs where it has
-# been given an index of its own, and wherever uv fails. --no-deps in every case: docs/decisions/0001.
+# been given an index of its own, and wherever uv fails. --no-deps in every case: docs/decisions/0001. pip compiles what it
+# installs, uv only when told to: docs/decisions/0024.
 $(STAMP): $(LOCK) pyproject.toml
 	@[ -x $(BIN)/python ] || { \
 	  $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("imagelab needs Python 3.11, 3.12 or 3.13, this is %d.%d: make PYTHON=/path/to/python3.12" % sys.version_info[:2])'; \
 	  $(PYTHON) -m venv $(VENV); }
 	@if $(BIN)/python -m pip config list | grep '\.index-url=' >/dev/null \
 	  || ! $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' $(LOCK))" \
-	  || ! $(BIN)/python -m uv pip sync --python $(BIN)/python $(LOCK); then \
+	  || ! $(BIN)/python -m uv pip sync --compile-bytecode --python $(BIN)/python $(LOCK); then \
 	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps -r $(LOCK); fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo $(LOCK) > $@
@@ -68,9 +69,11 @@ architecture: setup ## draw the picture of the architecture from the imports
 	@$(BIN)/python docs/draw_architecture.py
 
 # insightface asks for opencv-python and for onnxruntime, each of which overwrites its sibling: they are left out here, by name.
+# So are rfc3987-syntax and its lark, which jsonschema does without: importing them takes seconds (docs/decisions/0024).
 # The markers go, because the few lines that one Python version alone needs do no harm to the others.
 RESOLVE = $(BIN)/python -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --fork-strategy fewest \
-  --only-binary :all: --upgrade --extra notebook --extra ray --extra dev --no-emit-package opencv-python
+  --only-binary :all: --upgrade --extra notebook --extra ray --extra dev --no-emit-package opencv-python \
+  --no-emit-package rfc3987-syntax --no-emit-package lark
 NOTE = '\# Written by `make lock` from pyproject.toml. Install it with --no-deps: docs/decisions/0001 says why.'
 lock: setup ## resolve the newest versions into the two lock files
 	@{ echo $(NOTE); $(RESOLVE) --extra cpu pyproject.toml | sed 's/ *;.*//'; } > requirements.lock.new

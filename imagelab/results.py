@@ -373,14 +373,20 @@ def _refuse_constant(name: str) -> None:
 
 def to_plain(value: object) -> object:
     """Turn a value of this module into plain JSON types."""
+    if type(value) in _SCALARS:  # most are
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        written = [item.name for item in dataclasses.fields(value) if not item.metadata.get("in_memory")]
-        return {name: to_plain(getattr(value, name)) for name in written}
+        return {name: to_plain(getattr(value, name)) for name in _written_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value.as_posix() if isinstance(value, Path) else value
+
+
+@cache
+def _written_fields(kind: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind) if not item.metadata.get("in_memory"))
 
 
 def _from_plain(data: object, kind: Any, place: str) -> object:

@@ -90,10 +90,12 @@ def _context_width(lora: StoredLora) -> int | None:
 
 
 def _width(module: StoredModule) -> int | None:
+    down = module.parts.get("lora.down")
+    if down is not None and down.ndim == 2:
+        return int(down.shape[1])  # most are so, and for the first product of mere shapes torch imports sympy: a second
     try:
         return int(module.factors().to("meta").product().shape[1])
     except (RuntimeError, ValueError, IndexError):
-        down = module.parts.get("lora.down")
         return int(down.shape[1]) if down is not None and down.ndim > 1 else None
 
 

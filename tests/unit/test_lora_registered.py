@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -67,6 +69,17 @@ def test_every_lora_of_the_registry_that_ships_is_for_the_base_that_it_says(conf
     assert profile_base(configs.profile("puppet")).context_width == BASE_WIDTHS["puppet"]
     for name in (name for name, lora in configs.lora_registry.loras.items() if "puppet" in lora.files):
         check_registered_base(resolve_lora(configs, name, "puppet"), name, configs.lora_base(name, "puppet"))
+
+
+def test_the_base_of_a_lora_is_told_without_an_algebra_system(configs):
+    path = resolve_lora(configs, "luca", "puppet")
+    code = (
+        "import sys; from pathlib import Path; from imagelab.lora import check_registered_base;"
+        f"check_registered_base(Path({str(path)!r}), 'luca', 'puppet'); print('sympy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "False"  # torch imports it where mere shapes are multiplied, which takes a second
 
 
 def test_a_picture_is_refused_before_a_model_is_loaded_where_the_registry_is_wrong(configs):

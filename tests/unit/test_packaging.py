@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = ["xformers", "mediapipe"]
+SLOW = {"lark", "rfc3987-syntax"}  # which jsonschema imports where it finds them, and does without
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENT_FILES = [ROOT / "pyproject.toml", ROOT / "environment.yml", *LOCKS]
@@ -99,6 +100,11 @@ def test_lock_holds_one_onnxruntime_and_one_opencv(lock):
 
     assert len({name for name in names if name.startswith("onnxruntime")}) == 1
     assert {name for name in names if name.startswith("opencv")} == {"opencv-python-headless"}
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_lock_holds_nothing_that_only_makes_notebooks_start_slowly(lock):
+    assert locked_names(lock).isdisjoint(SLOW)
 
 
 def test_the_two_locks_differ_in_onnxruntime_alone():

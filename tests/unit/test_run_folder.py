@@ -303,6 +303,14 @@ def test_a_bit_that_flips_under_the_old_time_is_found_when_every_picture_is_read
     run(folder, handmade_plan(), verify=True, draw=None)  # all are as they were drawn, and none is drawn
 
 
+def test_the_metadata_has_a_line_for_each_picture(tmp_path):
+    result = run(tmp_path / "run", handmade_plan())
+    lines = (tmp_path / "run" / "metadata.json").read_text().splitlines()
+    told = [json.loads(line.strip().rstrip(",")) for line in lines if '"index": ' in line]
+
+    assert told == [item.to_dict() for item in result.items]
+
+
 def test_a_folder_that_was_copied_goes_on_as_it_is(tmp_path, uninterrupted):
     """A copy's pictures have other times of change; they are read, and found to be the same."""
     run(tmp_path / "run", handmade_plan())

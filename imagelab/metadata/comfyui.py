@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from imagelab.metadata.numbers import file_stem, read_mapping, to_mapping, to_number, to_size, to_text, to_whole
+from imagelab.metadata.numbers import (
+    file_stem,
+    read_mapping,
+    read_size,
+    to_mapping,
+    to_number,
+    to_size,
+    to_text,
+    to_whole,
+)
 from imagelab.metadata.sampler_names import sampler_name, schedule_name
 from imagelab.metadata.values import ControlMention, LoraMention, PictureMetadata, Sampling
 
@@ -18,6 +27,8 @@ _TEXTS = ("text", "text_g", "text_l", "prompt", "populated_text", "string", "val
 _NUMBERS = ("seed", "noise_seed", "value", "int", "float", "number", "Value", "Number")
 # Behind these may lie another picture's whole making, with prompts and LoRAs of its own.
 _PICTURES = frozenset({"image", "images", "pixels", "samples", "latent", "latent_image", "mask", "control_net"})
+# What is put into a part of another one.
+_PASTED = frozenset({"samples_from", "source"})
 _MODELS = ("ckpt_name", "unet_name", "model_name")
 # Of a stranger's graph, so that none takes for ever:
 _MAX_SAMPLERS = 50
@@ -37,8 +48,13 @@ class _Node:
 
 
 def read_comfyui(text: str) -> PictureMetadata:
-    """Return what the graph says; with several samplers the one that begins comes first. Empty if there is none."""
-    graph = read_mapping(text)
+    """Return what the graph says; with several samplers the one that begins the whole picture comes first.
+
+    An empty reading where there is no sampler. Some nodes write the graph with another one beside it, as
+    `{"prompt": {...}, "workflow": {...}}`.
+    """
+    found = read_mapping(text)
+    graph = to_mapping(found.get("prompt")) or found
     samplers = _in_order(graph)
     if not samplers:
         return PictureMetadata()
@@ -86,11 +102,21 @@ def _samplers(graph: Mapping[str, Any]) -> Iterator[_Node]:
 
 
 def _in_order(graph: Mapping[str, Any]) -> list[_Node]:
-    """Return the samplers, each behind those whose latents it goes on from."""
+    """Return the samplers, each behind those whose latents it goes on from, parts behind what they are pasted into."""
     samplers = list(islice(_samplers(graph), _MAX_SAMPLERS))
     names = {node.name for node in samplers}
     depths = {node.name: len(names & {found.name for found in _up(graph, node, "latent_image")}) for node in samplers}
-    return sorted(samplers, key=lambda node: depths[node.name])
+    saved = _saved(graph)
+    last = max(samplers, key=lambda node: (node.name in saved, depths[node.name]), default=None)
+    whole = {node.name for node in _up(graph, last, "latent_image", around=_PASTED)} if last else set()
+    return sorted(samplers, key=lambda node: (depths[node.name], node.name not in whole))
+
+
+def _saved(graph: Mapping[str, Any]) -> set[str]:
+    """Return the nodes that what is saved goes back to, and not only what is shown."""
+    nodes = (_node(graph, [name, 0]) for name in graph)
+    savers = islice((node for node in nodes if node and node.kind.startswith("SaveImage")), _MAX_SAMPLERS)
+    return {found.name for saver in savers for found in _up(graph, saver, "images")}
 
 
 def _up(graph: Mapping[str, Any], start: _Node, *inputs: str, around: frozenset[str] = frozenset()) -> Iterator[_Node]:
@@ -123,7 +149,7 @@ def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None
     for node in _up(graph, sampler, *names, around=_PICTURES):
         if node.kind == "ConditioningZeroOut":
             return ""
-        if "clip" not in node.inputs and "CLIPTextEncode" not in node.kind:
+        if not {"clip", "opt_clip"} & node.inputs.keys() and "CLIPTextEncode" not in node.kind:
             continue
         found = (_text(graph, node.inputs[name]) for name in _TEXTS if name in node.inputs)
         texts += dict.fromkeys(text for text in found if text)
@@ -161,13 +187,15 @@ def _sampling(graph: Mapping[str, Any], node: _Node) -> Sampling:
 
 
 def _size(graph: Mapping[str, Any], sampler: _Node) -> tuple[int, int] | None:
-    nodes = _up(graph, sampler, "latent_image")
-    sizes = (
-        to_size(_number(graph, node.inputs["width"]), _number(graph, node.inputs["height"]))
-        for node in nodes
-        if "width" in node.inputs and "height" in node.inputs
-    )
+    sizes = (_size_of(graph, node) for node in _up(graph, sampler, "latent_image", around=_PASTED))
     return next((size for size in sizes if size), None)
+
+
+def _size_of(graph: Mapping[str, Any], node: _Node) -> tuple[int, int] | None:
+    get = node.inputs.get
+    size = to_size(_number(graph, get("width")), _number(graph, get("height")))
+    listed = to_text(get("dimensions"))  # "1216 x 832   (landscape)", as rgthree's nodes have it
+    return size or read_size(listed.partition("  ")[0] if listed else None)
 
 
 def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:

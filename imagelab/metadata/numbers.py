@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_SIZE = re.compile(r"\(?'?([0-9]{1,6})'?\s*[x×*,]\s*'?([0-9]{1,6})'?\)?")
 _MAX_DEPTH = 100
 
 
@@ -51,6 +52,16 @@ def to_size(width: object, height: object) -> tuple[int, int] | None:
     """Return (width, height), None where either is missing."""
     both = to_whole(width), to_whole(height)
     return None if both[0] is None or both[1] is None else (both[0], both[1])
+
+
+def read_size(text: object) -> tuple[int, int] | None:
+    """Read `1024x768`, Fooocus's `(1024, 768)` and the like; None for what isn't a size.
+
+    >>> read_size("1024x768"), read_size("(1024, 768)"), read_size("large")
+    ((1024, 768), (1024, 768), None)
+    """
+    found = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def to_mapping(value: object) -> Mapping[str, Any]:

@@ -251,7 +251,10 @@ def test_a_picture_that_says_nothing_is_an_empty_reading(picture, tmp_path):
 HOSTILE = (
     "{", "[]", "{}", "null", '"x"', "[" * 200_000, '{"a":' * 100_000, "9" * 100_000, '{"seed": 1e999}', "\ud800", "é\0",
 )  # fmt: skip
-KEYS = ("parameters", "prompt", "fooocus_scheme", "UserComment", "MakerNote", "Model", "Software")
+KEYS = (
+    "parameters", "prompt", "fooocus_scheme", "UserComment", "MakerNote", "Model", "Make", "Software", "sd-metadata",
+    "Dream",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -266,7 +269,13 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-SHAPES = {"invokeai_metadata": INVOKEAI, "parameters": SWARMUI, "prompt": COMFYUI | COMFYUI_IN_PARTS}
+INVOKEAI_2 = {"image": {"prompt": [{"prompt": "a boy [blurry]"}], "seed": 1, "sampler": "k_lms", "width": 8}}
+SHAPES = {
+    "invokeai_metadata": INVOKEAI,
+    "sd-metadata": INVOKEAI_2,
+    "parameters": SWARMUI,
+    "prompt": COMFYUI | COMFYUI_IN_PARTS,
+}
 
 
 @settings(max_examples=300, deadline=None)

@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 from imagelab.metadata.control_units import find_units, format_unit
 from imagelab.metadata.infotext import Infotext, parse_infotext
+from imagelab.metadata.lenient import plain_number, read_size, to_number, to_whole
 from imagelab.metadata.lora_tags import find_lora_tags, lora_tag, named_hashes, write_hashes
-from imagelab.metadata.numbers import plain_number, read_size, to_number, to_whole
 from imagelab.metadata.sampler_names import schedule_name, split_sampler
 from imagelab.metadata.values import PictureMetadata, Writer
 from imagelab.results import GenerationRecord

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagelab.metadata.a1111 import read_infotext
-from imagelab.metadata.numbers import file_stem, read_mapping, read_size, to_list, to_number, to_text, to_whole
+from imagelab.metadata.lenient import file_stem, read_mapping, read_size, to_list, to_number, to_text, to_whole
 from imagelab.metadata.sampler_names import sampler_name, schedule_name
 from imagelab.metadata.values import LoraMention, PictureMetadata
 

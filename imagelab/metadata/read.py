@@ -11,7 +11,7 @@ from imagelab.metadata.fooocus import read_fooocus
 from imagelab.metadata.infotext import format_infotext
 from imagelab.metadata.invokeai import read_invokeai
 from imagelab.metadata.invokeai_older import read_dream, read_sd_metadata
-from imagelab.metadata.numbers import read_mapping
+from imagelab.metadata.lenient import read_mapping
 from imagelab.metadata.swarmui import read_swarmui
 from imagelab.metadata.values import PictureMetadata
 

@@ -21,7 +21,7 @@ from imagelab.metadata import (
     write_chunk,
 )
 from imagelab.metadata.infotext import quote, tidy_prompt, unquote
-from imagelab.metadata.numbers import plain_number, to_whole
+from imagelab.metadata.lenient import plain_number, to_whole
 
 # --- what A1111 and Civitai do, written down again from their own code
 

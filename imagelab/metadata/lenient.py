@@ -75,7 +75,10 @@ def to_list(value: object) -> list[Any]:
 
 
 def load_json(text: str) -> Any:
-    """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on."""
+    """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on.
+
+    Unlike `results.parse_json`, for files of our own, it takes NaN and infinities, which ComfyUI writes.
+    """
     depth = 0
     for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,25 +241,30 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises ImageFileError as `open_image` does, and for megabytes of text.
     """
-    path = Path(path)
+    return _size_and_texts(Path(path))[1]
+
+
+def _size_and_texts(path: Path) -> tuple[tuple[int, int], dict[str, str]]:
     image = _decode(path)
     with _damage_is_one_error(path), _own_warnings():
-        return embedding.read_texts(image)
+        return image.size, embedding.read_texts(image)
 
 
 def read_picture_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
     """Return what a picture says of its making.
 
     Written by imagelab, A1111, Forge, ComfyUI, InvokeAI, Fooocus or SwarmUI, into a PNG, or into the EXIF of a JPEG or
-    WebP; `writer` is None where nothing is said that can be read. It is text from whoever made the file: none of it is
-    run, looked up or opened here. Raises ImageFileError for a picture that can't be read, for megabytes of text, and
-    for a damaged record of our own.
+    WebP; `writer` is None where nothing is said that can be read. Where no size is said, as for a picture drawn over
+    another one, it is the file's own. It is text from whoever made the file: none of it is run, looked up or opened.
+    Raises ImageFileError for a picture that can't be read, for megabytes of text, and for a damaged record of our own.
     """
-    path, texts = Path(path), read_texts(path)
+    path = Path(path)
+    size, texts = _size_and_texts(path)
     try:
-        return read_metadata(texts)
+        read = read_metadata(texts)
     except InvalidValueError as error:
         raise ImageFileError(path, f"carries a record that can't be read: {error}") from error
+    return replace(read, size=size) if read.writer and read.size is None else read
 
 
 def read_record(path: str | os.PathLike[str]) -> GenerationRecord:

@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 from imagelab.metadata.control_units import find_units, format_unit
 from imagelab.metadata.infotext import Infotext, parse_infotext
+from imagelab.metadata.lenient import plain_number, read_size, to_number, to_whole
 from imagelab.metadata.lora_tags import find_lora_tags, lora_tag, named_hashes, write_hashes
-from imagelab.metadata.numbers import plain_number, to_number, to_whole
 from imagelab.metadata.sampler_names import schedule_name, split_sampler
 from imagelab.metadata.values import PictureMetadata, Writer
 from imagelab.results import GenerationRecord
@@ -15,7 +15,6 @@ from imagelab.results import GenerationRecord
 _VAE = "vae override/"  # what the loader puts before the files of a VAE that isn't the base model's
 _AUTOV2, _AUTOV3 = 10, 12  # hex digits of the file's hash, and of the tensors'
 _FORGE = re.compile(r"f\d|neo|classic")  # how versions of Forge and of its descendants begin
-_SIZE = re.compile(r"\(?'?([0-9]{1,6})'?\s*[x×*,]\s*'?([0-9]{1,6})'?\)?")
 _LEFT_OUT = {"Clip skip": "1", "RNG": "GPU"}  # what A1111 leaves out where it is so
 
 
@@ -114,13 +113,3 @@ def _writer(version: str | None) -> Writer:
 def _lora_hashes(infotext: Infotext) -> dict[str, str]:
     short = {key.removeprefix("lora:"): value for key, value in infotext.hashes.items() if key.startswith("lora:")}
     return short | named_hashes(infotext.settings.get("Lora hashes", ""))
-
-
-def read_size(text: object) -> tuple[int, int] | None:
-    """Read `1024x768`, Fooocus's `(1024, 768)` and the like; None for what isn't a size.
-
-    >>> read_size("1024x768"), read_size("(1024, 768)"), read_size("large")
-    ((1024, 768), (1024, 768), None)
-    """
-    found = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
-    return (int(found[1]), int(found[2])) if found else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from imagelab.errors import InvalidValueError
-from imagelab.metadata.numbers import load_json
+from imagelab.metadata.lenient import load_json
 from imagelab.results import GenerationRecord, Record
 
 CHUNK_VERSION = 2  # that is written; 1 was the bare record

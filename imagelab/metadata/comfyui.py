@@ -1,15 +1,21 @@
-"""ComfyUI's `prompt`: the graph that was run, `{id: {class_type, inputs}}`, where an input `[id, output]` is a link.
+"""ComfyUI's `prompt`, the graph that was run: what it says, walking upstream from its samplers."""
 
-The graph is walked from the samplers upstream. No node of it is trusted to exist, to be complete or to end.
-"""
-
-from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from imagelab.metadata.numbers import file_stem, read_mapping, to_mapping, to_number, to_size, to_text, to_whole
+from imagelab.metadata.comfyui_graph import Node, find_node, follow, walk_up
+from imagelab.metadata.lenient import (
+    file_stem,
+    read_mapping,
+    read_size,
+    to_mapping,
+    to_number,
+    to_size,
+    to_text,
+    to_whole,
+)
 from imagelab.metadata.sampler_names import sampler_name, schedule_name
 from imagelab.metadata.values import ControlMention, LoraMention, PictureMetadata, Sampling
 
@@ -18,32 +24,25 @@ _TEXTS = ("text", "text_g", "text_l", "prompt", "populated_text", "string", "val
 _NUMBERS = ("seed", "noise_seed", "value", "int", "float", "number", "Value", "Number")
 # Behind these may lie another picture's whole making, with prompts and LoRAs of its own.
 _PICTURES = frozenset({"image", "images", "pixels", "samples", "latent", "latent_image", "mask", "control_net"})
+# What is put into a part of another one.
+_PASTED = frozenset({"samples_from", "source"})
 _MODELS = ("ckpt_name", "unet_name", "model_name")
-# Of a stranger's graph, so that none takes for ever:
-_MAX_SAMPLERS = 50
-_MAX_LINKS = 5000  # on the way from one of them
-_MAX_INPUTS = 500  # of a node
-_MAX_HANDS = 20  # nodes that hand on one value
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Node:
-    """A node as it is met: with the output that the way came through."""
-
-    name: str
-    kind: str
-    inputs: MutableMapping[str, Any]
-    output: int
+_MAX_SAMPLERS = 50  # of a stranger's graph, so that none takes for ever
 
 
 def read_comfyui(text: str) -> PictureMetadata:
-    """Return what the graph says; with several samplers the one that begins comes first. Empty if there is none."""
-    graph = read_mapping(text)
+    """Return what the graph says; with several samplers the one that begins the whole picture comes first.
+
+    An empty reading where there is no sampler. Some nodes write the graph with another one beside it, as
+    `{"prompt": {...}, "workflow": {...}}`.
+    """
+    found = read_mapping(text)
+    graph = to_mapping(found.get("prompt")) or found
     samplers = _in_order(graph)
     if not samplers:
         return PictureMetadata()
     first = samplers[0]
-    models = (node.inputs[key] for node in _up(graph, first, "model") for key in _MODELS if key in node.inputs)
+    models = (node.inputs[key] for node in walk_up(graph, first, "model") for key in _MODELS if key in node.inputs)
     samplings = tuple(_sampling(graph, node) for node in samplers)
     return PictureMetadata(
         writer="comfyui",
@@ -62,68 +61,46 @@ def read_comfyui(text: str) -> PictureMetadata:
     )
 
 
-def _node(graph: Mapping[str, Any], link: object) -> _Node | None:
-    """Return the node that an input links to, None where it is no link."""
-    if not isinstance(link, list) or len(link) != 2 or not isinstance(link[0], str | int):
-        return None
-    found = to_mapping(graph.get(str(link[0])))
-    inputs = found.get("inputs")
-    if not isinstance(inputs, dict):
-        return None
-    output = link[1] if link[1] in (0, 1) else 2  # others than the first two aren't told apart
-    return _Node(name=str(link[0]), kind=str(found.get("class_type")), inputs=inputs, output=output)
-
-
-def _samplers(graph: Mapping[str, Any]) -> Iterator[_Node]:
+def _samplers(graph: Mapping[str, Any]) -> Iterator[Node]:
     for name in graph:
-        node = _node(graph, [name, 0])
+        node = find_node(graph, [name, 0])
         if node is None or "latent_image" not in node.inputs:
             continue
-        parts = (_node(graph, node.inputs.get(part)) for part in _PARTS)
+        parts = (find_node(graph, node.inputs.get(part)) for part in _PARTS)
         inputs = ChainMap(*(found.inputs for found in (node, *parts) if found))
         if ("seed" in inputs or "noise_seed" in inputs) and ("positive" in inputs or "conditioning" in inputs):
-            yield _Node(name=node.name, kind=node.kind, inputs=inputs, output=0)
+            yield Node(name=node.name, kind=node.kind, inputs=inputs, output=0)
 
 
-def _in_order(graph: Mapping[str, Any]) -> list[_Node]:
-    """Return the samplers, each behind those whose latents it goes on from."""
+def _in_order(graph: Mapping[str, Any]) -> list[Node]:
+    """Return the samplers, each behind those whose latents it goes on from, parts behind what they are pasted into."""
     samplers = list(islice(_samplers(graph), _MAX_SAMPLERS))
     names = {node.name for node in samplers}
-    depths = {node.name: len(names & {found.name for found in _up(graph, node, "latent_image")}) for node in samplers}
-    return sorted(samplers, key=lambda node: depths[node.name])
+    depths = {
+        node.name: len(names & {found.name for found in walk_up(graph, node, "latent_image")}) for node in samplers
+    }
+    saved = _saved(graph)
+    last = max(samplers, key=lambda node: (node.name in saved, depths[node.name]), default=None)
+    whole = {node.name for node in walk_up(graph, last, "latent_image", around=_PASTED)} if last else set()
+    return sorted(samplers, key=lambda node: (depths[node.name], node.name not in whole))
 
 
-def _up(graph: Mapping[str, Any], start: _Node, *inputs: str, around: frozenset[str] = frozenset()) -> Iterator[_Node]:
-    """Walk upstream from some inputs of a node, the nearest nodes first, each once; `around` some inputs of others."""
-    waiting = deque(start.inputs.get(name) for name in inputs)
-    seen: set[tuple[str, int]] = set()
-    for _ in range(_MAX_LINKS):
-        if not waiting:
-            return
-        node = _node(graph, waiting.popleft())
-        if node is not None and (node.name, node.output) not in seen:
-            seen.add((node.name, node.output))
-            yield node
-            waiting.extend(islice(_onward(node, around), _MAX_INPUTS))
+def _saved(graph: Mapping[str, Any]) -> set[str]:
+    """Return the nodes that what is saved goes back to, and not only what is shown."""
+    nodes = (find_node(graph, [name, 0]) for name in graph)
+    savers = islice((node for node in nodes if node and node.kind.startswith("SaveImage")), _MAX_SAMPLERS)
+    return {found.name for saver in savers for found in walk_up(graph, saver, "images")}
 
 
-def _onward(node: _Node, around: frozenset[str]) -> Iterator[object]:
-    """Return the links of a node that belong to the output that it was met by."""
-    # ControlNetApplyAdvanced takes both prompts and passes them on, each by an output of its own.
-    other = ("negative", "positive")[node.output] if node.output < 2 and "negative" in node.inputs else None
-    past = {other, *around}
-    return (value for name, value in node.inputs.items() if name not in past and isinstance(value, list))
-
-
-def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None:
+def _prompt(graph: Mapping[str, Any], sampler: Node, output: int) -> str | None:
     names = (("positive", "conditioning"), ("negative",))[output]
     if not any(name in sampler.inputs for name in names):
         return None
     texts: list[str] = []
-    for node in _up(graph, sampler, *names, around=_PICTURES):
+    for node in walk_up(graph, sampler, *names, around=_PICTURES):
         if node.kind == "ConditioningZeroOut":
             return ""
-        if "clip" not in node.inputs and "CLIPTextEncode" not in node.kind:
+        if not {"clip", "opt_clip"} & node.inputs.keys() and "CLIPTextEncode" not in node.kind:
             continue
         found = (_text(graph, node.inputs[name]) for name in _TEXTS if name in node.inputs)
         texts += dict.fromkeys(text for text in found if text)
@@ -131,24 +108,14 @@ def _prompt(graph: Mapping[str, Any], sampler: _Node, output: int) -> str | None
 
 
 def _text(graph: Mapping[str, Any], value: object) -> str | None:
-    return to_text(_followed(graph, value, _TEXTS))
+    return to_text(follow(graph, value, _TEXTS))
 
 
 def _number(graph: Mapping[str, Any], value: object) -> object:
-    return _followed(graph, value, _NUMBERS)
+    return follow(graph, value, _NUMBERS)
 
 
-def _followed(graph: Mapping[str, Any], value: object, names: tuple[str, ...]) -> object:
-    """Return a value, or the one that nodes linked in its place hand on under one of the names."""
-    for _ in range(_MAX_HANDS):
-        node = _node(graph, value)
-        if node is None:
-            return value
-        value = next((node.inputs[name] for name in names if name in node.inputs), None)
-    return None
-
-
-def _sampling(graph: Mapping[str, Any], node: _Node) -> Sampling:
+def _sampling(graph: Mapping[str, Any], node: Node) -> Sampling:
     get = node.inputs.get
     return Sampling(
         seed=to_whole(_number(graph, get("seed", get("noise_seed")))),
@@ -160,19 +127,21 @@ def _sampling(graph: Mapping[str, Any], node: _Node) -> Sampling:
     )
 
 
-def _size(graph: Mapping[str, Any], sampler: _Node) -> tuple[int, int] | None:
-    nodes = _up(graph, sampler, "latent_image")
-    sizes = (
-        to_size(_number(graph, node.inputs["width"]), _number(graph, node.inputs["height"]))
-        for node in nodes
-        if "width" in node.inputs and "height" in node.inputs
-    )
+def _size(graph: Mapping[str, Any], sampler: Node) -> tuple[int, int] | None:
+    sizes = (_size_of(graph, node) for node in walk_up(graph, sampler, "latent_image", around=_PASTED))
     return next((size for size in sizes if size), None)
 
 
-def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:
+def _size_of(graph: Mapping[str, Any], node: Node) -> tuple[int, int] | None:
+    get = node.inputs.get
+    size = to_size(_number(graph, get("width")), _number(graph, get("height")))
+    listed = to_text(get("dimensions"))  # "1216 x 832   (landscape)", as rgthree's nodes have it
+    return size or read_size(listed.partition("  ")[0] if listed else None)
+
+
+def _loras(graph: Mapping[str, Any], sampler: Node) -> tuple[LoraMention, ...]:
     """Return the LoRAs on the way to the model, those that act first first."""
-    on_the_way = _up(graph, sampler, "model", around=_PICTURES)
+    on_the_way = walk_up(graph, sampler, "model", around=_PICTURES)
     nodes = [node for node in on_the_way if isinstance(node.inputs.get("lora_name"), str)]
     named = {
         node.name: LoraMention(
@@ -185,13 +154,13 @@ def _loras(graph: Mapping[str, Any], sampler: _Node) -> tuple[LoraMention, ...]:
     return tuple(named.values())
 
 
-def _controls(graph: Mapping[str, Any], sampler: _Node) -> tuple[ControlMention, ...]:
-    nodes = _up(graph, sampler, "positive", "conditioning", around=_PICTURES)
+def _controls(graph: Mapping[str, Any], sampler: Node) -> tuple[ControlMention, ...]:
+    nodes = walk_up(graph, sampler, "positive", "conditioning", around=_PICTURES)
     return tuple(_control(graph, node) for node in nodes if "control_net" in node.inputs)
 
 
-def _control(graph: Mapping[str, Any], node: _Node) -> ControlMention:
-    found = (loader.inputs.get("control_net_name") for loader in _up(graph, node, "control_net"))
+def _control(graph: Mapping[str, Any], node: Node) -> ControlMention:
+    found = (loader.inputs.get("control_net_name") for loader in walk_up(graph, node, "control_net"))
     return ControlMention(
         model=file_stem(next((name for name in found if isinstance(name, str)), None)),
         weight=to_number(_number(graph, node.inputs.get("strength"))),

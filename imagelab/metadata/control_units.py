@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from imagelab.metadata.numbers import plain_number, to_number
+from imagelab.metadata.lenient import plain_number, to_number
 from imagelab.metadata.values import ControlMention
 from imagelab.results import ControlRecord
 

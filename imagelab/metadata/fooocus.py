@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from imagelab.metadata.a1111 import read_infotext, read_size
-from imagelab.metadata.numbers import file_stem, read_mapping, to_list, to_number, to_text, to_whole
+from imagelab.metadata.a1111 import read_infotext
+from imagelab.metadata.lenient import file_stem, read_mapping, read_size, to_list, to_number, to_text, to_whole
 from imagelab.metadata.sampler_names import sampler_name, schedule_name
 from imagelab.metadata.values import LoraMention, PictureMetadata
 
@@ -17,7 +17,7 @@ def read_fooocus(text: str) -> PictureMetadata:
     data = read_mapping(text)
     if not data:
         return _read_scheme_a1111(text)
-    if "prompt" not in data and "base_model" not in data:
+    if "base_model" not in data:  # other programs' JSON, of which there is much, has a prompt too
         return PictureMetadata()
     return PictureMetadata(
         writer="fooocus",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from imagelab.metadata.numbers import read_mapping, to_list, to_mapping, to_number, to_size, to_text, to_whole
+from imagelab.metadata.lenient import read_mapping, to_list, to_mapping, to_number, to_size, to_text, to_whole
 from imagelab.metadata.sampler_names import split_sampler
 from imagelab.metadata.values import ControlMention, LoraMention, PictureMetadata
 

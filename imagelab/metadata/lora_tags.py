@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from imagelab.metadata.numbers import plain_number, to_number
+from imagelab.metadata.lenient import plain_number, to_number
 from imagelab.metadata.values import LoraMention
 from imagelab.results import LoraRecord
 

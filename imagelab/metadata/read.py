@@ -1,6 +1,6 @@
 """Whose metadata a picture's texts are, and what they say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from imagelab.metadata.a1111 import infotext_of, read_infotext
@@ -10,9 +10,12 @@ from imagelab.metadata.embedding import CHUNK_KEY, PARAMETERS_KEY
 from imagelab.metadata.fooocus import read_fooocus
 from imagelab.metadata.infotext import format_infotext
 from imagelab.metadata.invokeai import read_invokeai
+from imagelab.metadata.invokeai_older import read_dream, read_sd_metadata
+from imagelab.metadata.lenient import read_mapping
 from imagelab.metadata.swarmui import read_swarmui
 from imagelab.metadata.values import PictureMetadata
 
+_GRAPH = "prompt:"  # "Prompt:" in some nodes' files
 _FOOOCUS = ("fooocus", "a1111")  # the schemes that its key names
 
 
@@ -36,16 +39,26 @@ def _of_others(texts: Mapping[str, str]) -> PictureMetadata:
     parameters = texts.get(PARAMETERS_KEY, texts.get("UserComment", ""))
     scheme = texts.get("fooocus_scheme", texts.get("MakerNote"))
     is_fooocus = scheme in _FOOOCUS or texts.get("Software", "").startswith("Fooocus")
-    graph = texts.get("prompt", texts.get("Model", "").removeprefix("prompt:"))  # the latter in ComfyUI's WebP
     readings = (
         read_invokeai(texts.get("invokeai_metadata", "")),
+        read_sd_metadata(texts.get("sd-metadata", "")),
+        read_dream(texts.get("Dream", "")),
         read_swarmui(parameters),
         read_fooocus(parameters) if is_fooocus else PictureMetadata(),
-        read_comfyui(graph),
-        read_infotext(parameters),
+        *(read_comfyui(graph) for graph in (*_graphs(texts), parameters)),
+        read_infotext(parameters) if not read_mapping(parameters) else PictureMetadata(),
         read_fooocus(parameters),  # without its scheme, which it leaves out at times
     )
     return next((reading for reading in readings if reading.writer), PictureMetadata())
+
+
+def _graphs(texts: Mapping[str, str]) -> Iterator[str]:
+    """Yield what may be ComfyUI's graph: a PNG's under its name, in EXIF behind it, in the tag that a node chose."""
+    yield texts.get("prompt", "")
+    for name in ("Model", "Make", "ImageDescription"):
+        text = texts.get(name, "")
+        if text[: len(_GRAPH)].lower() == _GRAPH:
+            yield text[len(_GRAPH) :]
 
 
 def _of_ours(chunk: PictureChunk) -> PictureMetadata:

@@ -1,6 +1,6 @@
 """What A1111 calls the samplers and noise schedules that other programs know by names of their own."""
 
-# k-diffusion's names, as ComfyUI, SwarmUI and Fooocus use them; "_gpu" at their end says where the noise is made.
+# k-diffusion's names, as ComfyUI, SwarmUI and Fooocus use them.
 _SAMPLERS = {
     "ddim": "DDIM",
     "ddpm": "DDPM",
@@ -31,6 +31,15 @@ _SAMPLERS = {
     "pndm": "PNDM",
     "tcd": "TCD",
     "unipc": "UniPC",
+    # and before its version 3
+    "k_dpm_2": "DPM2",
+    "k_dpm_2_a": "DPM2 a",
+    "k_dpmpp_2": "DPM++ 2M",
+    "k_euler": "Euler",
+    "k_euler_a": "Euler a",
+    "k_heun": "Heun",
+    "k_lms": "LMS",
+    "plms": "PLMS",
 }
 _SCHEDULES = {
     "beta": "Beta",
@@ -48,7 +57,10 @@ _IN_ONE_NAME = ("Karras", "Exponential", "Polyexponential")  # of A1111 before 1
 
 def sampler_name(name: str | None) -> str | None:
     """Return A1111's name of a sampler, or the given one where A1111 has none."""
-    return None if name is None else _SAMPLERS.get(name.removesuffix("_gpu"), name)
+    if name is None:
+        return None
+    # k-diffusion's functions are called so, and ComfyUI's samplers were at first; "_gpu" says where the noise is made.
+    return _SAMPLERS.get(name.removeprefix("sample_").removesuffix("_gpu"), name)
 
 
 def schedule_name(name: str | None) -> str | None:
@@ -67,4 +79,4 @@ def split_sampler(name: str) -> tuple[str, str | None]:
         return first, last
     if name.endswith("_k") and name.removesuffix("_k") in _SAMPLERS:
         return _SAMPLERS[name.removesuffix("_k")], "Karras"
-    return _SAMPLERS.get(name.removesuffix("_gpu"), name), None
+    return sampler_name(name) or name, None

@@ -15,7 +15,7 @@ def render_chunk_schema() -> str:
 
     schema = TypeAdapter(PictureChunk).json_schema()
     for described in (schema, *schema["$defs"].values()):
-        described["additionalProperties"] = False  # readers refuse it: a new field is a new version
+        described["additionalProperties"] = False  # readers refuse it, see decision 13
     schema["required"] = ["chunk_version", *schema["required"]]
     schema["properties"]["chunk_version"] = {"const": CHUNK_VERSION}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from imagelab.metadata.numbers import (
+from imagelab.metadata.lenient import (
     file_stem,
     read_mapping,
     to_list,

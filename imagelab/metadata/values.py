@@ -55,7 +55,7 @@ class PictureMetadata(Record):
     sampler: str | None = None  # as A1111 calls it, where it knows it
     schedule: str | None = None
     cfg: float | None = None
-    size: tuple[int, ...] | None = None  # (width, height) in px as it was drawn, before anything enlarged it
+    size: tuple[int, ...] | None = None  # (width, height) in px as drawn, not as enlarged; of the file: where not said
     model: str | None = None
     model_hash: str | None = None
     loras: tuple[LoraMention, ...] = ()

@@ -1,5 +1,6 @@
 """A picture is drawn again from what it carries: the same, or everything that changed has a name."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -72,7 +73,8 @@ def test_a_jpeg_that_was_changed_afterwards_is_not_the_same_picture(generator, w
         change(opened.copy()).save(path, exif=exif, quality=60)
     outcome = replay(path, generator)
     assert not outcome.identical
-    assert [change.name for change in outcome.inputs_changed] == ["pixels of the file"]
+    assert (outcome.file_changed, outcome.as_recorded, outcome.inputs_changed) == (True, True, ())
+    assert outcome.to_text().splitlines()[1].startswith("the file was changed since it was drawn")
     assert said in outcome.to_text().splitlines()[0]
 
 
@@ -85,7 +87,59 @@ def test_a_jpeg_that_comes_out_otherwise_is_different_even_where_compression_hid
     outcome = replay(path, generator)
     assert not outcome.identical
     assert 0 < outcome.difference.pixels < 500
-    assert outcome.inputs_changed == ()  # the file may well be as it was written
+    assert (outcome.file_changed, outcome.inputs_changed) == (False, ())  # the file may well be as it was written
+    assert "the record doesn't draw the picture that it came with" in outcome.to_text()
+
+
+def with_chunk(path, edit):
+    """Write a picture's file anew with another chunk in it, and its pixels as they were."""
+    with Image.open(path) as opened:
+        info = PngImagePlugin.PngInfo()
+        chunk = json.loads(opened.text["imagelab"])
+        edit(chunk)
+        info.add_text("imagelab", json.dumps(chunk))
+        opened.save(path, pnginfo=info)
+    return path
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"steps": STEPS + 1}], ids=["seed", "steps"])
+def test_a_record_that_was_edited_is_said_not_to_draw_its_picture(generator, with_loras, tmp_path, change):
+    path = with_chunk(save(with_loras, tmp_path / "a.png"), lambda chunk: chunk["record"].update(change))
+    outcome = replay(path, generator)
+    assert (outcome.identical, outcome.as_recorded, outcome.file_changed) == (False, False, False)
+    (said,) = outcome.to_text().splitlines()[1:]
+    assert said.startswith("the record doesn't draw the picture that it came with: it was edited, or something")
+
+
+def test_where_something_changed_that_may_be_why(generator, with_loras, tmp_path):
+    changes = {"seed": 4, "versions": {"torch": "2.0.0"}}
+    path = with_chunk(save(with_loras, tmp_path / "a.png"), lambda chunk: chunk["record"].update(changes))
+    assert "the picture that it came with: what changed may be why" in replay(path, generator).to_text()
+
+
+def test_a_chunk_that_doesnt_say_what_was_drawn_leaves_the_cause_open(generator, with_loras, tmp_path):
+    path = save(with_loras, tmp_path / "a.png")
+    path = with_chunk(path, lambda chunk: (chunk.pop("pixels_sha256"), chunk["record"].update(seed=4)))
+    outcome = replay(path, generator)
+    assert (outcome.as_recorded, outcome.file_changed) == (None, False)
+    assert outcome.to_text().splitlines()[1:] == ["nothing that the record names has changed"]
+
+
+def test_a_picture_that_was_drawn_beside_others_is_said_to_be_another_in_its_last_bits(generator, tmp_path):
+    request = GenerationRequest(character="luca", width=64, height=64, steps=2)
+    one, *_ = generator.generate_together(request, [1, 2, 3])
+    bound = "it was one of 3 drawn at once (determinism fast) and is drawn alone now, which moves the last bits"
+    outcome = replay(save_picture(one.image, tmp_path / "a.png", one.record), generator)
+    assert outcome.identical or (outcome.difference.largest <= 1 and bound in outcome.to_text())
+    off = outcome.generation.image.copy()  # what another machine may draw
+    off.putpixel((5, 5), tuple(value + 1 if value < 255 else 254 for value in off.getpixel((5, 5))))
+    outcome = replay(save_picture(off, tmp_path / "b.png", one.record), generator)
+    assert outcome.difference.largest == 1
+    assert bound in outcome.to_text().splitlines()[1]
+    assert "batch_size: 3, now 1" in outcome.to_text()
+    assert "the record doesn't draw" not in outcome.to_text()
+    other = save_picture(off, tmp_path / "c.png", replace(one.record, seed=9))  # beyond the bound
+    assert "the record doesn't draw" in replay(other, generator).to_text()
 
 
 def test_a_picture_with_a_control_comes_back_from_the_map_beside_it(generator, with_control, tmp_path):
@@ -213,7 +267,8 @@ def test_a_picture_that_was_painted_on_differs_where_it_was(generator, with_lora
     outcome = replay(path, generator)
     assert not outcome.identical
     assert outcome.difference.pixels == 6
-    assert [change.name for change in outcome.inputs_changed] == ["pixels of the file"]
+    assert (outcome.file_changed, outcome.as_recorded, outcome.inputs_changed) == (True, True, ())
+    assert outcome.to_text().splitlines()[1].startswith("the file was changed since it was drawn")
     painted.resize((64, 64)).save(path, pnginfo=info)
     assert "another size" in replay(path, generator).to_text()
 
@@ -261,7 +316,7 @@ def test_the_command_says_in_its_exit_code_what_came_of_it(call, with_loras, tmp
     code, out, _ = call("replay", other)
     assert code == 1
     assert out.startswith("different: ")
-    assert "nothing that the record names has changed" in out
+    assert "the record doesn't draw the picture that it came with: it was edited" in out
 
     code, out, err = call("replay", LUCA)
     assert (code, out) == (2, "")

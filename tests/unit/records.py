@@ -1,12 +1,12 @@
-"""Records of every shape that drawing can leave, quick to make: hypothesis gives the words, a dice the rest."""
+"""Records of every shape that drawing can leave: of words that hypothesis gives, and a dice, which may be its own."""
 
+import hashlib
 from pathlib import Path
 
 from hypothesis import strategies as st
 
 from imagelab.results import ControlRecord, Environment, GenerationRecord, LoraRecord
 
-RECORDS = 20  # in an example
 # What readers could trip over, among ordinary letters; half a surrogate pair is refused before anything is drawn.
 TRAPS = (
     "luca, ", "on the beach", ": ", "\n", '"', "\\", "Negative prompt: ", "\nSteps: 1, a: b, c: d", "\nTemplate: ",
@@ -17,9 +17,9 @@ texts = st.lists(st.sampled_from(TRAPS) | st.text(st.characters(exclude_categori
 _LETTERS = "abcXYZ_0189"
 
 
-def make_records(words, dice):
+def make_records(words, dice, count=20):
     """Return records whose prompts hold some of the words, and traps."""
-    return [_record([*words, *TRAPS], dice) for _ in range(RECORDS)]
+    return [_record([*words, *TRAPS], dice) for _ in range(count)]
 
 
 def _text(words, dice):
@@ -31,7 +31,7 @@ def _name(dice):
 
 
 def _sha256(dice):
-    return f"{dice.getrandbits(256):064x}"
+    return hashlib.sha256(dice.choice(_LETTERS).encode()).hexdigest()
 
 
 def _weight(dice):

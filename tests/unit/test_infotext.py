@@ -8,7 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import RECORDS, make_records, texts, words
+from records import make_records, texts, words
 
 from imagelab.metadata import (
     Infotext,
@@ -21,7 +21,7 @@ from imagelab.metadata import (
     write_chunk,
 )
 from imagelab.metadata.infotext import quote, tidy_prompt, unquote
-from imagelab.metadata.numbers import plain_number, to_whole
+from imagelab.metadata.lenient import plain_number, to_whole
 
 # --- what A1111 and Civitai do, written down again from their own code
 
@@ -46,22 +46,46 @@ def a1111(text):
 
 
 def civitai(text):
-    """Read infotext as Civitai does; returns (prompt, {LoRA: weight}, hashes, the line of details)."""
+    """Read infotext as Civitai does; returns (prompt, {LoRA: weight}, hashes, {key: value or {key: value}})."""
     assert "Steps: " in text
     lines = [line for line in text.split("\n") if line.strip()]
     details = next(line for line in lines if line.startswith("Steps: "))
     lines.remove(details)
     hashes = re.search(r", Hashes:\s*({[^}]+})", details)
+    details = re.sub(r", Hashes:\s*({[^}]+})", "", details, count=1)
     prompt = "\n".join(lines).split("Negative prompt:")[0].strip()
     loras = re.findall(r"<(?:lora|hypernet):([a-zA-Z0-9_.\-]+):([0-9.]+)>", prompt)
-    return prompt, {name: float(weight) for name, weight in loras}, json.loads(hashes[1]) if hashes else {}, details
+    weights = {name: float(weight) for name, weight in loras}
+    return prompt, weights, json.loads(hashes[1]) if hashes else {}, civitai_details(details)
+
+
+def civitai_details(line):
+    """Read the line of details as Civitai does; a quoted value is a line of details itself, and has no escapes."""
+    found, key, value, is_quoted = {}, "", "", False
+    for letter in line:
+        if letter == '"':
+            if is_quoted:
+                found[key], key = civitai_details(value.strip()), ""
+                value = ""
+            is_quoted = not is_quoted
+        elif letter == ":" and not is_quoted:
+            key, value = value.strip(), ""
+        elif letter == "," and not is_quoted:
+            if key:
+                found[key] = value.strip()
+            key = value = ""
+        else:
+            value += letter
+    return found | ({key: value.strip()} if key else {})
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000 // RECORDS, deadline=None)
-@given(words=words, seed=st.integers(0, 2**32))
-def test_ten_thousand_records_come_back_from_the_chunk_and_from_infotext(words, seed):
-    for record in make_records(words, random.Random(seed)):
+@settings(max_examples=2000, deadline=None)
+@given(words=words, own=st.randoms(use_true_random=False), seed=st.integers(0, 2**32))
+def test_ten_thousand_records_come_back_from_the_chunk_and_from_infotext(words, own, seed):
+    (first,) = make_records(words, own, 1)  # each of its throws is hypothesis's, which makes a failing record small
+    check_the_round_trip(first)
+    for record in make_records(words, random.Random(seed), 4):  # four times as quickly thrown
         check_the_round_trip(record)
 
 
@@ -89,7 +113,12 @@ def check_the_round_trip(record):
     assert interval == (record.guidance_start, record.guidance_stop)
     assert len([key for key in values if key.startswith("ControlNet ")]) == len(record.controls)
 
-    _, weights, hashes, _ = civitai(text)
+    _, weights, hashes, details = civitai(text)
+    assert details.get("Lora hashes", {}) == {lora.name: lora.tensors_sha256[:12] for lora in record.loras}
+    shown = {"Seed": record.seed, "Steps": record.steps, "Size": f"{record.width}x{record.height}"}
+    assert {key: details[key] for key in shown} == {key: str(value) for key, value in shown.items()}
+    units = [value for key, value in details.items() if key.startswith("ControlNet ")]
+    assert [float(unit["Weight"]) for unit in units] == [control.scale for control in record.controls]
     named = {name: value for name, value in hashes.items() if name.startswith("lora:")}
     assert named == {f"lora:{lora.name}": lora.sha256[:10] for lora in record.loras}
     plain = [lora for lora in record.loras if is_plain(lora)]

@@ -1,5 +1,6 @@
 """Whoever made a picture, what it says of its making is read; whatever it says, nothing worse happens than an error."""
 
+import bisect
 import json
 import random
 import struct
@@ -25,8 +26,18 @@ from test_results import RECORD
 
 from imagelab import ImageFileError, read_picture_metadata
 from imagelab.imagefiles import pixels_sha256, read_record, read_texts, save_picture
-from imagelab.metadata import LoraMention, PictureMetadata, format_infotext, infotext_of, read_metadata
-from imagelab.metadata.embedding import decode_comment
+from imagelab.metadata import (
+    LoraMention,
+    PictureChunk,
+    PictureMetadata,
+    format_infotext,
+    infotext_of,
+    read_metadata,
+    write_chunk,
+)
+from imagelab.metadata.embedding import decode_comment, exif
+
+JPEG_EXIF_BYTES = 65_527  # a segment holds 65,535, its length and its mark among them
 
 
 @pytest.fixture
@@ -230,6 +241,21 @@ def test_long_prompts_come_back_or_are_refused_before_a_file_is_there(picture, t
     assert not (tmp_path / "a.jpg").exists()
 
 
+def test_a_jpeg_is_written_up_to_the_byte_that_its_metadata_may_have(picture, tmp_path):
+    def takes(letters):
+        record = make_record(prompt="a" * letters)
+        chunk = write_chunk(PictureChunk(record=record, pixels_sha256=pixels_sha256(picture)))
+        return len(exif(chunk, format_infotext(infotext_of(record))).tobytes())
+
+    fits = bisect.bisect_right(range(65_536), JPEG_EXIF_BYTES, key=takes) - 1  # letters in the prompt
+    record = make_record(prompt="a" * fits)
+    assert takes(fits) <= JPEG_EXIF_BYTES < takes(fits + 1)
+    assert read_record(save_picture(picture, tmp_path / "a.jpg", record)) == record
+    with pytest.raises(ImageFileError, match=rf"takes {takes(fits + 1)} bytes, and a JPEG holds 65527\. Write a PNG"):
+        save_picture(picture, tmp_path / "b.jpg", make_record(prompt="a" * (fits + 1)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
 def test_no_picture_is_written_that_could_not_be_read(picture, tmp_path):
     with pytest.raises(ImageFileError, match="Shorten the prompts"):
         save_picture(picture, tmp_path / "a.png", make_record(prompt="a" * 2**20))
@@ -251,7 +277,10 @@ def test_a_picture_that_says_nothing_is_an_empty_reading(picture, tmp_path):
 HOSTILE = (
     "{", "[]", "{}", "null", '"x"', "[" * 200_000, '{"a":' * 100_000, "9" * 100_000, '{"seed": 1e999}', "\ud800", "é\0",
 )  # fmt: skip
-KEYS = ("parameters", "prompt", "fooocus_scheme", "UserComment", "MakerNote", "Model", "Software")
+KEYS = (
+    "parameters", "prompt", "fooocus_scheme", "UserComment", "MakerNote", "Model", "Make", "Software", "sd-metadata",
+    "Dream",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -266,7 +295,13 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-SHAPES = {"invokeai_metadata": INVOKEAI, "parameters": SWARMUI, "prompt": COMFYUI | COMFYUI_IN_PARTS}
+INVOKEAI_2 = {"image": {"prompt": [{"prompt": "a boy [blurry]"}], "seed": 1, "sampler": "k_lms", "width": 8}}
+SHAPES = {
+    "invokeai_metadata": INVOKEAI,
+    "sd-metadata": INVOKEAI_2,
+    "parameters": SWARMUI,
+    "prompt": COMFYUI | COMFYUI_IN_PARTS,
+}
 
 
 @settings(max_examples=300, deadline=None)

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_SIZE = re.compile(r"\(?'?([0-9]{1,6})'?\s*[x×*,]\s*'?([0-9]{1,6})'?\)?")
 _MAX_DEPTH = 100
 
 
@@ -53,6 +54,16 @@ def to_size(width: object, height: object) -> tuple[int, int] | None:
     return None if both[0] is None or both[1] is None else (both[0], both[1])
 
 
+def read_size(text: object) -> tuple[int, int] | None:
+    """Read `1024x768`, Fooocus's `(1024, 768)` and the like; None for what isn't a size.
+
+    >>> read_size("1024x768"), read_size("(1024, 768)"), read_size("large")
+    ((1024, 768), (1024, 768), None)
+    """
+    found = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def to_mapping(value: object) -> Mapping[str, Any]:
     """Return a mapping, an empty one for what isn't one."""
     return value if isinstance(value, dict) else {}
@@ -64,7 +75,10 @@ def to_list(value: object) -> list[Any]:
 
 
 def load_json(text: str) -> Any:
-    """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on."""
+    """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on.
+
+    Unlike `results.parse_json`, for files of our own, it takes NaN and infinities, which ComfyUI writes.
+    """
     depth = 0
     for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1

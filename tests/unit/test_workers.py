@@ -16,10 +16,18 @@ from imagelab.errors import GenerationError, InvalidValueError
 from imagelab.results import BatchItem
 from imagelab.runs import Job
 from imagelab.workers import Drawn, ProcessCrew, RayCrew, share
+from imagelab.workers.sharing import Lost
 
 
 def jobs(count):
     return tuple(Job(index=index + 3, seed=index, id=str(index)) for index in range(count))
+
+
+def kill(pid):
+    """Kill a process, and wait until it is gone, but for what its parent has to be told of it."""
+    os.kill(pid, signal.SIGKILL)
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Hand:
     slow: tuple[int, ...] = ()
     deadly: tuple[int, ...] = ()
     wrong: tuple[int, ...] = ()
+    murderous: tuple[int, ...] = ()  # let the other worker do something, and kill it when it is idle
     once: bool = False
     stillborn: bool = False
 
@@ -43,6 +52,12 @@ class Hand:
         first = not list(self.folder.glob(f"{job.seed}-*"))
         tried.touch()
         if job.seed in self.slow:
+            time.sleep(0.3)
+        if job.seed in self.murderous:
+            while not (others := self.pids() - {os.getpid()}):
+                time.sleep(0.01)
+            time.sleep(0.3)  # by then it has said what it did
+            kill(others.pop())
             time.sleep(0.3)
         if job.seed in self.deadly and (first or not self.once):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -85,6 +100,28 @@ def test_a_job_that_kills_every_worker_has_failed_and_the_others_are_done(hand):
     drawn = work(hand(deadly=(2,)), count=5)
     assert [one.item.status for one in drawn] == ["accepted", "accepted", "failed", "accepted", "accepted"]
     assert "3 workers died of it (SIGKILL)" in drawn[2].item.reason
+
+
+def test_the_death_of_an_idle_worker_ends_nothing(hand):
+    drawn = work(hand(murderous=(0,)), count=2)
+    assert [one.item.status for one in drawn] == ["accepted", "accepted"]
+    assert len(list(hand().folder.iterdir())) == 2, "no job was done twice"
+
+
+def test_the_death_of_an_idle_worker_is_not_the_fault_of_its_next_job(hand):
+    with ProcessCrew([hand()]) as crew:
+        for job in jobs(4):
+            crew.give(0, job)
+            _, outcome = crew.wait()
+            assert (outcome.job, outcome.item.status) == (job, "accepted")
+            kill(int(outcome.item.reason))
+    assert len(hand().pids()) == 4
+
+
+def test_a_worker_that_dies_before_it_begins_its_job_has_not_died_of_it(hand):
+    with ProcessCrew([hand(stillborn=True)]) as crew:
+        crew.give(0, jobs(1)[0])
+        assert crew.wait() == (0, Lost(reason="exit code 7", while_starting=True))
 
 
 def test_what_a_job_raises_is_raised_here_and_no_worker_is_left(hand):

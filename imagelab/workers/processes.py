@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -106,6 +107,7 @@ def _end(worker: _Worker) -> None:
 def _work(make: MakeDrawer, connection: Connection) -> None:
     """Draw what the parent asks for, until it is gone; None says that a job has begun."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
+    signal.signal(signal.SIGTERM, _leave)
     try:
         draw = make()
         while True:
@@ -116,6 +118,11 @@ def _work(make: MakeDrawer, connection: Connection) -> None:
         return
     except Exception as error:  # noqa: BLE001  the parent raises it
         _tell(connection, error)
+
+
+def _leave(number: int, _: object) -> None:
+    """End in order: Python would say of the locks of one that is killed, tqdm's for one, that they have leaked."""
+    sys.exit(128 + number)
 
 
 def _tell(connection: Connection, error: Exception) -> None:

@@ -83,7 +83,7 @@ class CharacterGenerator:
         """Load the models now, unless they are loaded.
 
         Raises ModelNotFoundError, ModelFileError, InvalidValueError (no such device) or GenerationError (after
-        cleanup).
+        cleanup, or in a fork of the process that loaded them, where drawing would never end).
         """
         return self._ready().loaded
 
@@ -112,16 +112,18 @@ class CharacterGenerator:
 
     def _ready(self) -> "Models":
         with self._lock:
-            self._refuse_if_closed()
+            self._refuse_if_unusable()
             if self._models is None:
                 from imagelab.drawing import load_models  # seconds, and torch: not before they are needed
 
                 self._models = load_models(self.configs, self.profile, self.device)
             return self._models
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if_unusable(self) -> None:
         if self._closed:
             raise GenerationError("this CharacterGenerator was cleaned up", "Make a new one")
+        if self._models is not None:
+            self._models.refuse_forks()
 
     def generate_character(
         self,
@@ -195,7 +197,7 @@ class CharacterGenerator:
         step. Raises UnknownNameError, InvalidValueError, ImageFileError, ProfileError, ModelNotFoundError,
         ModelFileError, ControlMapError or GenerationError.
         """
-        self._refuse_if_closed()
+        self._refuse_if_unusable()
         plan = self._plan(request)
         return self._draw(plan, (plan.seed,), on_step)[0]
 
@@ -210,7 +212,7 @@ class CharacterGenerator:
         Pictures differ from those drawn alone in the last bits only: docs/decisions/0011. The request's own seed isn't
         used. Raises what `generate` raises; of an error's batch no picture is kept.
         """
-        self._refuse_if_closed()
+        self._refuse_if_unusable()
         checked = check_seeds(seeds)
         return self._draw(self._plan(request), checked, on_step)
 
@@ -233,7 +235,7 @@ class CharacterGenerator:
         They are kept as controlnet_config.yaml says, so that drawing makes no second ones. Raises what `generate`
         raises.
         """
-        self._refuse_if_closed()
+        self._refuse_if_unusable()
         plan = self._plan(request)
         with self._lock:
             return self._control_maps(plan)

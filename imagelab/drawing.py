@@ -1,5 +1,6 @@
 """From a plan to a picture and the record of how it was drawn."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +9,7 @@ from functools import partial
 from itertools import chain
 from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from imagelab.config import Configs, MemoryPolicy, Profile
@@ -16,7 +18,7 @@ from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, within_memory
 from imagelab.encoded_prompts import EncodedPrompts
 from imagelab.environment import read_environment
-from imagelab.errors import DegradedWarning, OutOfMemoryError
+from imagelab.errors import DegradedWarning, GenerationError, OutOfMemoryError
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
 from imagelab.memory_contract import Contract, Job, controlnet_bytes
@@ -44,6 +46,7 @@ class Models:
     memory: MemoryPolicy  # the one in force, which may be lower on the ladder than the profile's
     given_up: tuple[str, ...] = ()  # the rungs taken so far
     contract: Contract = field(init=False)
+    process: int = field(default_factory=os.getpid)  # that has loaded them
 
     def __post_init__(self) -> None:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
@@ -52,6 +55,15 @@ class Models:
         device = self.loaded.device
         limit: float | None = getattr(self.memory.limit_gib, device.type, None)
         self.contract = Contract(pipe=self.loaded.pipe, device=device, limit_gib=limit)
+
+    def refuse_forks(self) -> None:
+        """Raise GenerationError in a fork that would wait for ever for threads, or a GPU, which only its parent has."""
+        alone = self.loaded.device.type == "cpu" and torch.get_num_threads() == 1
+        if os.getpid() != self.process and not alone:
+            raise GenerationError(
+                "the models were loaded in another process, of which this one is a fork",
+                "Load them in it, after the fork, or start it by multiprocessing's 'spawn'",
+            )
 
     def weights_at_hand(self) -> AbstractContextManager[None]:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""

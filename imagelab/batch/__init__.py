@@ -1,7 +1,6 @@
 """Many pictures of one character, of which only those that show the character are kept."""
 
 from imagelab.batch.crews import BatchSetup
-from imagelab.batch.drawing import draw_job
 from imagelab.batch.generator import BatchImageGenerator
 from imagelab.batch.judging import FaceJudge, is_blank
 from imagelab.batch.request import MAX_IMAGES, batch_request
@@ -12,6 +11,5 @@ __all__ = [
     "BatchSetup",
     "FaceJudge",
     "batch_request",
-    "draw_job",
     "is_blank",
 ]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagelab.batch.drawing import Draw, attempt, judge_attempt
+from imagelab.batch.drawing import attempt, judge_attempt
 from imagelab.batch.judging import Judges, references_for
 from imagelab.batch.planning import plan_batch
 from imagelab.character import CharacterGenerator
@@ -77,8 +77,8 @@ class _DrawerOf:
         if changes := self.plan.changes(plan):
             raise InvalidValueError("worker", platform.node(), f"as the process that planned ({'; '.join(changes)})")
         batches.generator.load()
-        return partial(_draw_and_judge, batches.generator.generate, self.request, judges)
+        return partial(_draw_and_judge, batches.generator, self.request, judges)
 
 
-def _draw_and_judge(draw: Draw, request: BatchRequest, judges: Judges, job: Job) -> Drawn:
-    return judge_attempt(request, judges, attempt(draw, request, job))
+def _draw_and_judge(generator: CharacterGenerator, request: BatchRequest, judges: Judges, job: Job) -> Drawn:
+    return judge_attempt(request, judges, attempt(generator, request, job))

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from time import perf_counter
 from typing import Any
 
-from imagelab.batch.judging import Judge, Judges, judge_picture
+from imagelab.batch.judging import Judges, judge_picture
 from imagelab.character import CharacterGenerator
 from imagelab.errors import GenerationError
-from imagelab.results import BatchItem, Generation, GenerationRequest
+from imagelab.results import Generation
 from imagelab.runs import BatchRequest, Job
 from imagelab.workers import Drawn
 
-Draw = Callable[[GenerationRequest], Generation]
 OnStep = Callable[[int, int, Any], object]  # (step, of how many, latents)
 
 
@@ -54,19 +52,22 @@ def _draw_group(
         yield tuple(Attempt(job=job, made=one, seconds=share) for job, one in zip(group, made, strict=True))
         return
     for job in group:
-        alone = attempt(partial(generator.generate, on_step=on_step), request, job)
+        alone = attempt(generator, request, job, on_step)
         yield (replace(alone, seconds=alone.seconds + share),)
 
 
-def attempt(draw: Draw, request: BatchRequest, job: Job) -> Attempt:
-    """Draw a job's picture; `draw` is a generator's `generate`.
+def attempt(generator: CharacterGenerator, request: BatchRequest, job: Job, on_step: OnStep | None = None) -> Attempt:
+    """Draw a job's picture; one that fails is an attempt, too.
 
-    One that fails is an attempt, too; what else is wrong with the request, the models or the machine is raised.
+    Where pictures are drawn one at a time, what an earlier one has given up because memory ran out is taken back first:
+    a picture depends on its own job. Raises what else is wrong with the request, the models or the machine.
     """
     clock = perf_counter()
     made: Generation | str
+    if request.pictures_at_once == 1:
+        generator.restore_memory_policy()
     try:
-        made = draw(request.picture_of(job))
+        made = generator.generate(request.picture_of(job), on_step)
     except GenerationError as error:
         made = str(error)  # its traceback would keep what was being drawn in memory
     return Attempt(job=job, made=made, seconds=perf_counter() - clock)
@@ -78,11 +79,3 @@ def judge_attempt(request: BatchRequest, judges: Judges, drawn: Attempt) -> Draw
     judge = judges.get(str(request.picture_of(drawn.job).character))
     item, generation = judge_picture(request, drawn.job, drawn.made, judge)
     return Drawn(job=drawn.job, item=item, generation=generation, seconds=drawn.seconds + perf_counter() - clock)
-
-
-def draw_job(draw: Draw, request: BatchRequest, job: Job, judge: Judge | None) -> tuple[BatchItem, Generation | None]:
-    """Draw one picture of a batch and judge it; depends on nothing but its arguments, and writes nothing.
-
-    Raises as `attempt`.
-    """
-    return judge_picture(request, job, attempt(draw, request, job).made, judge)

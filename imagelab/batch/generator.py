@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, Self
 
 from imagelab.batch.crews import BatchSetup, make_crew
@@ -19,6 +20,7 @@ from imagelab.plan import MAX_SEED
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import BatchResult, ControlUse, GenerationRequest, LoraUse
 from imagelab.runs import BatchRequest, RunFolder, RunPlan, free_folder
+from imagelab.workers import ProcessCrew, RayCrew
 
 MAX_WORKERS = 1024
 
@@ -141,12 +143,14 @@ class BatchImageGenerator:
         )
         return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress)
 
-    def plan(self, request: BatchRequest) -> RunPlan:
+    def plan(self, request: BatchRequest, *, workers: int = 1, ray: str | None = None) -> RunPlan:
         """Return what a batch is going to do, the jobs with their seeds included; draws nothing and writes nothing.
 
-        Raises what `generate_batch` raises for its arguments.
+        Raises what `run` raises for its arguments, the folder's excepted; a cluster of `ray` is joined to ask it.
         """
-        return plan_batch(self.generator, self.references, request)[0]
+        plan, _ = plan_batch(self.generator, self.references, request)
+        with self._crew(request, plan, workers, ray) or nullcontext():
+            return plan
 
     def run(
         self,
@@ -170,11 +174,15 @@ class BatchImageGenerator:
         character = self.generator.configs.character(str(request.picture.character)).name
         folder = free_folder(output_dir, character)
         plan, judges = plan_batch(self.generator, self.references, request)
-        crew = make_crew(
-            self.setup, self.generator.device, request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray
-        )
+        crew = self._crew(request, plan, workers, ray)
         run = RunFolder(folder, plan, retry_failed=retry_failed, verify=verify)
         return run_batch(run, self.generator, request, judges, crew, progress=progress)
+
+    def _crew(
+        self, request: BatchRequest, plan: RunPlan, workers: int, ray: str | None
+    ) -> ProcessCrew | RayCrew | None:
+        count = check_whole(workers, "workers", 1, MAX_WORKERS)
+        return make_crew(self.setup, self.generator.device, request, plan, count, ray)
 
     def cleanup(self) -> None:
         """Close the generator and the references that were made here; may be called twice."""

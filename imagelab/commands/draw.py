@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,15 +14,27 @@ from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, f
 from imagelab.errors import InvalidValueError, RunStoppedError
 
 if TYPE_CHECKING:
+    from imagelab.batch import BatchImageGenerator
     from imagelab.results import BatchResult
+    from imagelab.runs import BatchRequest
 
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read every picture that is there, to find what was harmed since.")
 ]
-Workers = Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        help="Processes that draw, each on a GPU of its own if there are any. On a CPU each uses as many threads as one"
+        " alone, since their number moves the last bits: set OMP_NUM_THREADS to the cores divided by the workers."
+    ),
+]
 Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…")
+]
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would be drawn and what it costs, and keep none.")
 ]
 
 
@@ -72,7 +85,7 @@ def batch(
     verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
+    dry_run: DryRun = False,
     profile: ProfileName = None,
     device: Device = "auto",
 ) -> None:
@@ -85,7 +98,7 @@ def batch(
     from imagelab.composition import lora_uses
     from imagelab.controls import control_uses
     from imagelab.results import GenerationRequest
-    from imagelab.runs import free_folder, pending_jobs, plan_text
+    from imagelab.runs import free_folder
 
     picture = GenerationRequest(
         character=character,
@@ -118,10 +131,7 @@ def batch(
     )
     with BatchImageGenerator(profile=profile, device=device) as batches:
         if dry_run:
-            plan = batches.plan(request)
-            given = {"retry_failed": retry_failed, "verify": verify}
-            left = plan.jobs if output_dir is None else pending_jobs(output_dir, plan, **given)
-            typer.echo(f"{plan_text(plan)}\n{'left':<10} {len(left)} of {len(plan.jobs)}")
+            _say_plan(batches, request, output_dir, retry_failed, verify, workers, ray)
             return
         folder = free_folder(output_dir, batches.generator.configs.character(character).name)
         with _resumable(folder):
@@ -138,9 +148,7 @@ def sweep(
     verify: Verify = False,
     workers: Workers = 1,
     ray: Ray = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many pictures there will be and what they cost, and keep none.")
-    ] = False,
+    dry_run: DryRun = False,
     profile: ProfileName = None,
     device: Device = "auto",
 ) -> None:
@@ -151,17 +159,15 @@ def sweep(
     from imagelab.batch import BatchImageGenerator
     from imagelab.config import load_configs, project_root
     from imagelab.config.sweeps import load_sweep
-    from imagelab.runs import SHEET_FILE, TABLE_FILE, plan_text
-    from imagelab.sweeps import estimate_cost, run_sweep, sweep_request
+    from imagelab.runs import SHEET_FILE, TABLE_FILE
+    from imagelab.sweeps import run_sweep, sweep_request
 
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))
     folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
     with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
         if dry_run:
-            plan = batches.plan(request)
-            cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify)
-            typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
+            _say_plan(batches, request, folder, retry_failed, verify, workers, ray)
             return
         with _resumable(folder):
             result = run_sweep(
@@ -208,6 +214,37 @@ def _control_use(text: str) -> dict[str, object]:
     if not at:
         return {"type": control_type, "image": picture}
     return {"type": control_type, "image": path, "scale": number("--control", text, scale)}
+
+
+def _say_plan(
+    batches: "BatchImageGenerator",
+    request: "BatchRequest",
+    folder: Path | None,
+    retry_failed: bool,
+    verify: bool,
+    workers: int,
+    ray: str | None,
+) -> None:
+    """Check what drawing checks, and say what it would do and cost."""
+    from imagelab.runs import plan_text
+    from imagelab.sweeps import estimate_cost
+
+    plan = batches.plan(request, workers=workers, ray=ray)
+    if folder is not None:
+        _check_room(folder)
+    cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify, workers=workers)
+    typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
+
+
+def _check_room(folder: Path) -> None:
+    """Refuse a folder that can't be made or written into; a file is made that never has a name."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with TemporaryFile(dir=nearest):
+            return
+    except OSError as error:
+        expected = f"a folder that can be written ({error.strerror})"
+        raise InvalidValueError("output_dir", str(folder), expected) from error
 
 
 @contextmanager

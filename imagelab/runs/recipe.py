@@ -79,8 +79,18 @@ def worker_devices(device: str, count: int) -> tuple[str, ...]:
     where = resolve_device(device)
     if where.type != "cuda":
         return (device,) * count
-    first = where.index or 0
-    if count > (there := torch.cuda.device_count() - first):
+    return one_gpu_each(device, where.index or 0, count, torch.cuda.device_count())
+
+
+def one_gpu_each(device: str, first: int, count: int, gpus: int) -> tuple[str, ...]:
+    """Return one of a machine's GPUs for each of `count` processes, from the `first` on, which `device` means.
+
+    Raises InvalidValueError for more processes than that.
+
+    >>> one_gpu_each("cuda:1", 1, 2, gpus=4)
+    ('cuda:1', 'cuda:2')
+    """
+    if count > (there := gpus - first):
         raise InvalidValueError("workers", count, f"at most one for each GPU from {device} on: {there}")
     return tuple(f"cuda:{first + number}" for number in range(count))
 

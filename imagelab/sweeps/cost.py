@@ -14,21 +14,25 @@ from imagelab.results import Record
 from imagelab.runs import RunPlan, pending_jobs, read_run
 
 _RUNS = 30  # the newest ones that are looked into
+_CONTROLNET = 0.4  # of a UNet's step: it is a copy of the half that narrows, and of the middle
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost(Record):
-    """What is left of a run, and how long that takes one process."""
+    """What is left of a run, and how long that takes."""
 
     pictures: int  # of the whole run
     pending: int
-    seconds: float  # for the pending ones
+    seconds: float  # for the pending ones, by all workers at once
     basis: str  # which pictures' seconds that is estimated from
+    workers: int = 1  # that have something to draw
 
     def to_text(self) -> str:
         """Say it on two lines."""
-        left = f", {self.pending} still to be drawn" if self.pending < self.pictures else ""
-        return f"pictures   {self.pictures}{left}\ncost       {_duration(self.seconds)}, from {self.basis}"
+        by = f" by {self.workers} workers that don't slow each other down" if self.workers > 1 else ""
+        return (
+            f"left       {self.pending} of {self.pictures}\ncost       {_duration(self.seconds)}{by}, from {self.basis}"
+        )
 
 
 def estimate_cost(
@@ -38,13 +42,16 @@ def estimate_cost(
     *,
     retry_failed: bool = False,
     verify: bool = False,
+    workers: int = 1,
 ) -> Cost:
     """Estimate what is left of a run in `output_dir`, as `pending_jobs` counts it, or of a new one.
 
-    Time is taken to grow with steps × pixels.
+    Time is taken to grow with steps × pixels, to double where steps are guided, and to grow with each ControlNet; to be
+    divided by `workers`, which doesn't count how long they take to start, nor that those on one CPU share its cores.
 
     From pictures of the same profile on the same device in `output_dir` and reports/runs; where there are none, the
-    run's first picture is drawn to measure it, and not kept. Raises what `pending_jobs` and drawing raise.
+    run's first picture is drawn twice, the second time to measure it, and not kept. Raises what `pending_jobs` and
+    drawing raise.
     """
     folder = None if output_dir is None else Path(output_dir)
     given = {"retry_failed": retry_failed, "verify": verify}
@@ -58,14 +65,16 @@ def estimate_cost(
         pace, basis = median(rates), f"{len(rates)} earlier pictures of {plan.recipe['profile']} on {device}"
     else:
         pace, basis = _measured(batches, plan), f"one picture that was drawn for it on {device}"
-    return Cost(pictures=len(plan.jobs), pending=len(pending), seconds=pace * work, basis=basis)
+    busy = min(workers, len(pending))
+    return Cost(pictures=len(plan.jobs), pending=len(pending), seconds=pace * work / busy, basis=basis, workers=busy)
 
 
 def _measured(batches: BatchImageGenerator, plan: RunPlan) -> float:
     job = plan.jobs[0]
-    batches.generator.load()
+    picture = plan.request.picture_of(job)
+    batches.generator.generate(picture)  # the first one also loads LoRAs and ControlNets, and finds its kernels
     clock = perf_counter()
-    batches.generator.generate(plan.request.picture_of(job))
+    batches.generator.generate(picture)
     return (perf_counter() - clock) / _work(plan, job.variant)
 
 
@@ -91,7 +100,10 @@ def _rates(folder: Path, wanted: RunPlan) -> list[float]:
 
 def _work(plan: RunPlan, variant: int) -> float:
     recipe = plan.recipes[variant]
-    return float(recipe["steps"] * recipe["width"] * recipe["height"])
+    guided = recipe.get("guidance_stop", 1.0) - recipe.get("guidance_start", 0.0)
+    passes = 1 + (guided if recipe["guidance_scale"] > 1 else 0)
+    nets = 1 + _CONTROLNET * len(recipe["controls"])
+    return float(recipe["steps"] * recipe["width"] * recipe["height"] * passes * nets)
 
 
 def _duration(seconds: float) -> str:

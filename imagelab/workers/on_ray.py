@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from traceback import walk_tb
 from typing import Any, Self
 
 from imagelab.errors import GenerationError, InvalidValueError
@@ -9,6 +10,7 @@ from imagelab.runs import Job
 from imagelab.workers.sharing import Drawer, Drawn, Lost, MakeDrawer
 
 LOCAL = "local"  # a cluster of this machine alone, which ends with the crew
+_STARTS = 2  # Ray's processes have 15 and 30 s to import themselves: on a busy machine the second time, if at all
 
 
 class _Actor:
@@ -22,6 +24,9 @@ class _Actor:
 
     def start(self, make: MakeDrawer) -> None:
         self._draw = make()
+
+    def is_there(self) -> bool:
+        return True
 
     def draw(self, job: Job) -> Drawn:
         assert self._draw is not None  # noqa: S101  an actor does its calls in order
@@ -53,6 +58,7 @@ class RayCrew:
 
     def give(self, worker: int, job: Job) -> None:
         """Let an idle worker begin a job."""
+        self._forget_dead(worker)
         if worker not in self._actors:
             # Ray would restart it by itself, but forget that a job had killed it.
             actor = self._ray.remote(max_restarts=0, **self._resources)(_Actor).remote()
@@ -88,16 +94,7 @@ class RayCrew:
         self._ray = ray
         if not ray.is_initialized():
             self._is_ours = True
-            where = {"num_cpus": self._count} if self._address == LOCAL else {}
-            try:
-                ray.init(self._address, include_dashboard=False, log_to_driver=False, logging_level="error", **where)
-            except ConnectionError as error:
-                raise InvalidValueError("ray", self._address, f"a cluster's address, or {LOCAL}") from error
-            except Exception as error:  # a plain Exception, when a node of this machine's own doesn't come up in time
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise GenerationError(
-                    f"Ray doesn't start: {reason}", "See its log, or use processes: ray=None"
-                ) from error
+            self._begin()
         try:
             self._check_room()
         except BaseException:
@@ -114,6 +111,35 @@ class RayCrew:
             self._ray.shutdown()
             self._is_ours = False
 
+    def _forget_dead(self, worker: int) -> None:
+        """Forget an idle actor that has died, so that its death isn't the next job's fault."""
+        if worker not in self._actors:
+            return
+        try:
+            self._ray.get(self._actors[worker][0].is_there.remote())
+        except self._ray.exceptions.RayActorError:
+            del self._actors[worker]
+
+    def _begin(self) -> None:
+        """Join a cluster, or start one; what is left of a failed start is ended."""
+        where = {"num_cpus": self._count} if self._address == LOCAL else {}
+        for left in reversed(range(_STARTS)):
+            try:
+                self._ray.init(
+                    self._address, include_dashboard=False, log_to_driver=False, logging_level="error", **where
+                )
+            except (ConnectionError, ValueError) as error:
+                raise InvalidValueError("ray", self._address, f"a cluster's address, or {LOCAL}") from error
+            except Exception as error:  # a plain Exception, when a node of this machine's own doesn't come up in time
+                _end_node(error)
+                if left:
+                    continue
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise GenerationError(
+                    f"Ray doesn't start: {reason}", "See its log, or use processes: ray=None"
+                ) from error
+            return
+
     def _check_room(self) -> None:
         there = self._ray.cluster_resources()
         for name, each in (("CPU", self._resources["num_cpus"]), ("GPU", self._resources["num_gpus"])):
@@ -121,3 +147,11 @@ class RayCrew:
                 raise InvalidValueError(
                     "workers", self._count, f"few enough for the cluster's {there.get(name, 0):g} {name}s"
                 )
+
+
+def _end_node(error: BaseException) -> None:
+    """End the processes of a node that didn't come up: Ray itself does so at exit only, and only for those that did."""
+    for frame, _ in walk_tb(error.__traceback__):
+        node: Any = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,7 +22,7 @@ _SPAWN = mp.get_context("spawn")
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    is_ready: bool = False
+    has_begun: bool = False  # the job that it was given last
 
 
 class ProcessCrew:
@@ -38,15 +39,22 @@ class ProcessCrew:
 
     def give(self, worker: int, job: Job) -> None:
         """Let an idle worker begin a job."""
+        if worker in self._workers and not self._workers[worker].process.is_alive():  # it died while it was idle
+            self._bury(worker)
         if worker not in self._workers:
             self._workers[worker] = _start(self._makes[worker])
+        its = self._workers[worker]
+        its.has_begun = False
         try:
-            self._workers[worker].connection.send(job)
-        except BrokenPipeError:  # it died while it was idle: `wait` finds that out
+            its.connection.send(job)
+        except OSError:  # it has died since: `wait` finds that out
             return
 
     def wait(self) -> tuple[int, Drawn | Lost]:
-        """Wait for any worker to end its job or its life; raises what a job raised in it."""
+        """Wait for any worker to end its job or its life, an idle one's too; raises what a job raised in it.
+
+        Without end: how long a picture may take, nobody knows. One that hangs for good is to be killed from outside.
+        """
         while True:
             numbers = {worker.connection: number for number, worker in self._workers.items()}
             ready = wait(list(numbers))[0]
@@ -60,7 +68,7 @@ class ProcessCrew:
                 raise said
             if said is not None:
                 return number, said
-            worker.is_ready = True
+            worker.has_begun = True
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +85,7 @@ class ProcessCrew:
         _end(worker)
         code = worker.process.exitcode or 0
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Lost(reason=reason, while_starting=not worker.is_ready)
+        return Lost(reason=reason, while_starting=not worker.has_begun)
 
 
 def _start(make: MakeDrawer) -> _Worker:
@@ -97,17 +105,24 @@ def _end(worker: _Worker) -> None:
 
 
 def _work(make: MakeDrawer, connection: Connection) -> None:
-    """Draw what the parent asks for, until it is gone; None says that the models are loaded."""
+    """Draw what the parent asks for, until it is gone; None says that a job has begun."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
+    signal.signal(signal.SIGTERM, _leave)
     try:
         draw = make()
-        connection.send(None)
         while True:
-            connection.send(draw(connection.recv()))
+            job = connection.recv()
+            connection.send(None)
+            connection.send(draw(job))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:  # noqa: BLE001  the parent raises it
         _tell(connection, error)
+
+
+def _leave(number: int, _: object) -> None:
+    """End in order: Python would say of the locks of one that is killed, tqdm's for one, that they have leaked."""
+    sys.exit(128 + number)
 
 
 def _tell(connection: Connection, error: Exception) -> None:

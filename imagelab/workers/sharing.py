@@ -33,7 +33,7 @@ class Lost:
     """What a worker leaves that died: nothing, but why."""
 
     reason: str
-    while_starting: bool  # no job is to blame
+    while_starting: bool  # before it began the job that it was given: no job is to blame
 
 
 Drawer = Callable[[Job], Drawn]
@@ -74,7 +74,9 @@ def share(crew: Crew, jobs: Sequence[Job]) -> Iterator[Drawn]:
                 running[idle[-1]] = waiting[0]
                 crew.give(idle.pop(), jobs[heappop(waiting)])
             worker, outcome = crew.wait()
-            its = running.pop(worker)
+            its = running.pop(worker, None)
+            if its is None:  # an idle one has died: it is started again when it is needed
+                continue
             idle.append(worker)
             if isinstance(outcome, Drawn):
                 done[its], starts = outcome, 0

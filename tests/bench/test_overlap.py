@@ -12,7 +12,8 @@ import numpy as np
 from turns import by_turns
 
 from imagelab import BatchImageGenerator, CharacterReferenceManager, GenerationRequest
-from imagelab.batch import batch_request, draw_job
+from imagelab.batch import batch_request
+from imagelab.batch.drawing import attempt, judge_attempt
 from imagelab.batch.planning import plan_batch
 from imagelab.benchmark import paired_ratio
 from imagelab.runs import RunFolder
@@ -38,9 +39,8 @@ def test_judging_and_storing_add_as_little_to_drawing_as_promised(generator, tmp
         plan, judges = plan_batch(generator, references, request)
         with RunFolder(folder, plan) as run:
             for job in run.pending_jobs():
-                clock = time.perf_counter()
-                item, generation = draw_job(timed.generate, request, job, judges["luca"])
-                run.commit(job, item, generation, time.perf_counter() - clock)
+                drawn = judge_attempt(request, judges, attempt(timed, request, job))
+                run.commit(job, drawn.item, drawn.generation, drawn.seconds)
 
     def timing(name, work):
         def timed_work():

@@ -11,7 +11,8 @@ from signal import SIGINT, pthread_kill
 import numpy as np
 import pytest
 
-from imagelab.batch import BatchImageGenerator, draw_job
+from imagelab.batch import BatchImageGenerator
+from imagelab.batch.drawing import attempt, judge_attempt
 from imagelab.batch.planning import plan_batch
 from imagelab.batch.request import batch_request
 from imagelab.character import CharacterGenerator
@@ -115,7 +116,8 @@ def one_by_one(generator, judging, tmp_path_factory):
     plan, judges = plan_batch(generator, judging, request)
     with RunFolder(folder, plan) as run:
         for job in run.pending_jobs():
-            run.commit(job, *draw_job(generator.generate, request, job, judges["luca"]), 0.0)
+            drawn = judge_attempt(request, judges, attempt(generator, request, job))
+            run.commit(job, drawn.item, drawn.generation, 0.0)
     return left(folder)
 
 

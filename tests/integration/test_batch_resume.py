@@ -16,7 +16,8 @@ import typer
 from forks import fork, wait_for
 from PIL import Image
 
-from imagelab.batch import BatchImageGenerator, draw_job
+from imagelab.batch import BatchImageGenerator
+from imagelab.batch.drawing import attempt, judge_attempt
 from imagelab.batch.planning import plan_batch
 from imagelab.character import CharacterGenerator
 from imagelab.cli import main
@@ -116,7 +117,8 @@ def test_a_batch_is_bitwise_the_same_in_another_order(generator, manager, option
     plan, judges = plan_batch(batches.generator, batches.references, request)
     with RunFolder(tmp_path / "two", plan) as run:
         for job in reversed(run.pending_jobs()):
-            run.commit(job, *draw_job(generator.generate, request, job, judges["luca"]), 0.0)
+            drawn = judge_attempt(request, judges, attempt(generator, request, job))
+            run.commit(job, drawn.item, drawn.generation, 0.0)
     assert done.pending == 0
     assert content(tmp_path / "two") == content(tmp_path / "one") == uninterrupted
 

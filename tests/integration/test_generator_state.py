@@ -2,9 +2,11 @@
 
 import dataclasses
 import gc
+import os
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import combinations
+from multiprocessing import get_context
 from threading import Event
 
 import numpy as np
@@ -16,7 +18,7 @@ from imagelab.batch import BatchImageGenerator
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.imagefiles import open_image
 from imagelab.references import CharacterReferenceManager
-from imagelab.results import ControlUse
+from imagelab.results import ControlUse, LoraUse
 from imagelab.runs import read_batch
 
 REQUEST = GenerationRequest(
@@ -96,6 +98,54 @@ def test_with_a_control_the_flag_of_the_other_pipeline_ends_nothing_early(genera
 
     assert pixels(generator.generate(ask(controls=(control,)), on_step=interrupt)) == whole
     assert pixels(generator.generate(ask(controls=(control,)))) == whole
+
+
+# --- what goes wrong at a step
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_whatever_is_raised_after_a_step_the_next_picture_of_the_base_is_what_it_was(generator, step):
+    """Matrix F3: with LoRAs, one of which acts in some of the steps only."""
+    base = ask(use_character_loras=False, steps=4)
+    before = pixels(generator.generate(base))
+    town = LoraUse(name="portorosso_town", start=0.25, stop=0.75)
+
+    def fail(at, *_):
+        if at == step:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        generator.generate(ask(steps=4, additional_loras=(town,)), on_step=fail)
+    assert pixels(generator.generate(base)) == before
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_nan_at_any_step_is_an_error_that_names_it_and_leaves_nothing(generator, step):
+    """Matrix F6."""
+    whole, calls = pixels(generator.generate(ask(steps=4))), []
+
+    def spoil(_, __, output):
+        calls.append(1)
+        return tuple(part * float("nan") for part in output) if len(calls) == step else output
+
+    said = f"NaN or infinity in the latents after step {step} of 4"
+    with generator.pipeline.unet.register_forward_hook(spoil), pytest.raises(GenerationError, match=said):
+        generator.generate(ask(steps=4))
+    assert pixels(generator.generate(ask(steps=4))) == whole
+
+
+def test_two_fresh_processes_draw_the_picture_that_this_one_draws(generator):
+    """Matrix F11."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        others = list(processes.map(drawn_afresh, [REQUEST] * 2))
+    assert {process for process, _ in others}.isdisjoint({os.getpid()})
+    assert len(dict(others)) == 2
+    assert [drawn for _, drawn in others] == [pixels(generator.generate(REQUEST))] * 2
+
+
+def drawn_afresh(request):
+    with CharacterGenerator("puppet", "cpu") as fresh:
+        return os.getpid(), pixels(fresh.generate(request))
 
 
 # --- schedulers

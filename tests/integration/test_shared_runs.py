@@ -38,11 +38,11 @@ class Mortal:
         return batches
 
     def deadly(self, generate):
-        def draw(request):
+        def draw(request, on_step=None):
             if request.seed == self.seed and not self.marker.exists():
                 self.marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return generate(request)
+            return generate(request, on_step)
 
         return draw
 

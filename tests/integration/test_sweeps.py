@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -121,6 +122,27 @@ def test_cost_is_estimated_from_earlier_pictures_or_from_one_that_is_measured(
     assert "4 earlier pictures of puppet on cpu" in earlier.basis
     assert earlier.seconds == pytest.approx(sweep_table(drawn)["seconds"].median() * 4)
     assert estimate_cost(batches, plan, drawn).seconds == 0
+    shared = estimate_cost(batches, plan, workers=3)
+    assert (shared.seconds, shared.workers) == (pytest.approx(earlier.seconds / 3), 3)
+    assert estimate_cost(batches, plan, workers=9).seconds == pytest.approx(earlier.seconds / 4)
+
+
+def test_cost_counts_guided_steps_and_controlnets(batches, drawn, request_, monkeypatch, tmp_path):
+    monkeypatch.setenv("IMAGELAB_CONFIGS", str(batches.generator.configs.root))
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path))
+    (tmp_path / "reports" / "runs").mkdir(parents=True)
+    (tmp_path / "reports" / "runs" / "earlier").symlink_to(drawn)
+    plan = batches.plan(request_)
+
+    def seconds(**changed):
+        other = replace(plan, recipes=tuple({**recipe, **changed} for recipe in plan.recipes))
+        return estimate_cost(batches, other).seconds / estimate_cost(batches, plan).seconds
+
+    assert plan.recipe["guidance_scale"] > 1
+    assert seconds(guidance_scale=1.0) == pytest.approx(1 / 2)
+    assert seconds(guidance_start=0.25, guidance_stop=0.75) == pytest.approx(3 / 4)
+    assert seconds(steps=2 * plan.recipe["steps"]) == pytest.approx(2)
+    assert 1 < seconds(controls=[{"type": "pose"}]) < seconds(controls=[{"type": "pose"}] * 2) < 2
 
 
 def test_batch_has_a_table_too(batches, tmp_path):
@@ -152,11 +174,11 @@ def test_the_command_draws_and_goes_on_and_a_dry_run_keeps_nothing(monkeypatch, 
 
     code, said = imagelab("sweep", file, "--output-dir", folder, "--profile", "puppet", "--device", "cpu", "--dry-run")
     assert code == 0
-    assert "pictures   2, 0 still to be drawn" in said.out
+    assert "left       0 of 2" in said.out
 
     (folder / read_batch(folder).items[0].path).unlink()
     code, said = imagelab("sweep", file, "--output-dir", folder, "--profile", "puppet", "--device", "cpu", "--dry-run")
-    assert "pictures   2, 1 still to be drawn" in said.out
+    assert "left       1 of 2" in said.out
     assert (folder / "ledger.jsonl").read_bytes() == before
 
     file.write_text(json.dumps({**one, "axes": {"seeds": [0, 1, 2]}}))
@@ -165,6 +187,15 @@ def test_the_command_draws_and_goes_on_and_a_dry_run_keeps_nothing(monkeypatch, 
         code, said = imagelab("sweep", file, *given)
         assert (code, said.out) == (2, "")
         assert "num_images was 2, is 3" in said.err
+
+    for wrong, says in ({"--workers": 0}, "workers must be"), ({"--workers": 2, "--ray": "nonsense"}, "ray must be"):
+        arguments = [part for pair in wrong.items() for part in pair]
+        code, said = imagelab("sweep", file, *arguments, "--output-dir", tmp_path / "none", "--dry-run")
+        assert (code, said.out) == (2, "")
+        assert says in said.err
+    code, said = imagelab("sweep", file, "--output-dir", "/proc/none", "--dry-run")
+    assert code == 2
+    assert "a folder that can be written" in said.err
 
     file.write_text(json.dumps({**one, "axes": {"stepps": [2]}}))
     code, said = imagelab("sweep", file, "--output-dir", tmp_path / "none", "--profile", "puppet")

@@ -1,7 +1,8 @@
 """Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
 
-from imagelab.runs.folder import FOLDERS, SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
+from imagelab.runs.folder import SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
 from imagelab.runs.ledger import Ledger, read_ledger
+from imagelab.runs.lines import FOLDERS
 from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
 from imagelab.runs.progress import read_batch, read_run
 from imagelab.runs.summary import batch_text, plan_text

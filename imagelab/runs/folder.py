@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,15 +21,15 @@ from imagelab.config import project_root
 from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunStoppedError
 from imagelab.imagefiles import checked_path, save_png, shared_map_path
 from imagelab.models import file_sha256
-from imagelab.results import BatchItem, BatchResult, Generation, ItemStatus
+from imagelab.results import BatchItem, BatchResult, Generation
 from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside, read_ledger
+from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line
 from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
-from imagelab.runs.progress import LEDGER_FILE, PLAN_FILE, Progress, read_progress, same_plan
+from imagelab.runs.progress import Progress, read_progress, same_plan
 from imagelab.runs.summary import METADATA_FILE, batch_metadata, count_accepted
 from imagelab.whole_file import sync_folder, whole_file
 
-FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 _SUBFOLDERS = ("accepted", "rejected")
 SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
 _WRITTEN = (METADATA_FILE, *_SUBFOLDERS, LEDGER_FILE, PAGE_FILE, SHEET_FILE, TABLE_FILE, "control-*.png")
@@ -153,16 +152,12 @@ class RunFolder:
                 if made.exists():
                     sync_folder(made.parent)  # else a power cut may take the whole folder, however synced its files are
             self._take_plan()
+            _refuse_links(self.path)
             for folder in _SUBFOLDERS:
-                if (self.path / folder).is_symlink():
-                    raise InvalidValueError("output_dir", str(self.path), f"a folder whose {folder}/ is no link")
                 (self.path / folder).mkdir(exist_ok=True)
             with whole_file(self.path / _HOLDER_FILE) as stream:
                 stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode())
-            for place in (".", *_SUBFOLDERS, SET_ASIDE):
-                for scratch in (self.path / place).glob(".*.tmp"):  # of a process that was killed
-                    if _SCRATCH.fullmatch(scratch.name):
-                        scratch.unlink()
+            _remove_scratch(self.path)
             self._ledger = Ledger(self.path / LEDGER_FILE)
             self._progress = read_progress(
                 self.path, self.plan, self._ledger.records, retry_failed=self._retry_failed, verify=self._verify
@@ -211,10 +206,9 @@ class RunFolder:
     def _append(self, job: Job, item: BatchItem, seconds: float) -> None:
         found = None if item.path is None else (self.path / item.path).stat()
         size, mtime = (found.st_size, found.st_mtime_ns) if found else (0, 0)
+        line = Line(job=job.id, item=item, size_bytes=size, mtime_ns=mtime, seconds=seconds)
         assert self._ledger is not None  # noqa: S101  the folder is open
-        self._ledger.append(
-            {"job": job.id, "item": item.to_dict(), "size_bytes": size, "mtime_ns": mtime, "seconds": seconds}
-        )
+        self._ledger.append(line.to_dict())
 
     def _unwritable(self, error: OSError | ImageLabError) -> RunStoppedError:
         reason = _reason(error) if isinstance(error, OSError) else str(error)
@@ -283,6 +277,21 @@ def _refuse_other_runs(folder: Path) -> None:
     taken = next((path.name for pattern in _WRITTEN for path in folder.glob(pattern)), None)
     if taken:
         raise InvalidValueError("output_dir", str(folder), f"one without files that a run writes (there is {taken})")
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder of which a part lies elsewhere: what is written stays inside."""
+    for name in (*_SUBFOLDERS, SET_ASIDE):
+        if (folder / name).is_symlink():
+            raise InvalidValueError("output_dir", str(folder), f"a folder whose {name}/ is no link")
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove what a process that was killed was writing."""
+    for place in (".", *_SUBFOLDERS, SET_ASIDE):
+        for scratch in (folder / place).glob(".*.tmp"):
+            if _SCRATCH.fullmatch(scratch.name):
+                scratch.unlink()
 
 
 def _no_folder(path: Path, error: OSError) -> InvalidValueError:

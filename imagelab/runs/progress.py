@@ -12,12 +12,11 @@ from imagelab.errors import InvalidValueError, RunFolderError
 from imagelab.models import read_sha256
 from imagelab.results import BatchItem, BatchResult
 from imagelab.runs.ledger import read_ledger
+from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line, last_lines
 from imagelab.runs.plan import Job, RunPlan
 from imagelab.runs.summary import batch_result, count_accepted, read_metadata
 
-PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 _READABLE = "Make it readable, or choose another folder"
-Told = tuple[Mapping[str, Any], Job, BatchItem]  # a line of the ledger, the job it is about, and what became of that
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,12 +71,13 @@ def read_progress(
     record that tells of no job.
     """
     progress = Progress(plan=plan, jobs=plan.jobs)
-    for record, job, item in _told(records, progress.jobs, folder):
-        is_intact = item.path is None or _is_intact(folder / item.path, record, item.sha256, verify=verify)
+    for index, line in last_lines(records, progress.jobs, folder).items():
+        item = line.item
+        is_intact = item.path is None or _is_intact(folder / item.path, line, verify=verify)
         if is_intact and not (item.status == "failed" and retry_failed):
-            progress.add(item, record["seconds"])
+            progress.add(item, line.seconds)
             continue
-        progress.again.add(job.index)
+        progress.again.add(index)
         if item.path is not None:
             progress.harmed.append(item.path)
     return progress
@@ -108,7 +108,7 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[B
     path = Path(folder)
     plan = read_plan(path)
     records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
-    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, plan.jobs, path)}
+    return plan, {index: (line.item, line.seconds) for index, line in last_lines(records, plan.jobs, path).items()}
 
 
 def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
@@ -134,26 +134,12 @@ def read_plan(folder: Path) -> RunPlan:
         raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 
-def _told(records: Iterable[Mapping[str, Any]], jobs: Iterable[Job], folder: Path) -> Iterable[Told]:
-    """Return what the ledger says last of each job: of one that was drawn again, its first picture is no more."""
-    by_id = {job.id: job for job in jobs}
-    last: dict[int, Told] = {}
-    for number, record in enumerate(records, start=1):
-        try:
-            job = by_id[record["job"]]
-            last[job.index] = record, job, BatchItem.from_dict(record["item"])
-        except (KeyError, InvalidValueError) as error:
-            reason = f"line {number} tells of no job of {PLAN_FILE}"
-            raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
-    return last.values()
-
-
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str | None, *, verify: bool) -> bool:
+def _is_intact(path: Path, line: Line, *, verify: bool) -> bool:
     """Say whether a picture is the one that was recorded; it is read if it was touched since, or to `verify` it."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return False
-    if not stat.S_ISREG(found.st_mode) or found.st_size != record["size_bytes"]:
+    if not stat.S_ISREG(found.st_mode) or found.st_size != line.size_bytes:
         return False
-    return (found.st_mtime_ns == record["mtime_ns"] and not verify) or read_sha256(path) == sha256
+    return (found.st_mtime_ns == line.mtime_ns and not verify) or read_sha256(path) == line.item.sha256

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs import RunFolder, free_folder, pending_jobs, read_batch, read_ledger
+from imagelab.runs import Ledger, RunFolder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -464,14 +464,16 @@ def test_other_files_in_a_folder_stay_beside_the_run(tmp_path, uninterrupted):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["accepted", "rejected"])
+@pytest.mark.parametrize("name", ["accepted", "rejected", "set_aside"])
 def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
     """B7: what is written stays inside."""
     run(tmp_path / "run", handmade_plan(), at_most=0)
     (tmp_path / "elsewhere").mkdir()
     run(tmp_path / "run", handmade_plan(), at_most=1)
-    shutil.rmtree(tmp_path / "run" / name)
+    shutil.rmtree(tmp_path / "run" / name, ignore_errors=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    for picture in (tmp_path / "run").glob("accepted/*.png"):
+        picture.write_bytes(b"not that picture")  # which would be set aside
     with pytest.raises(InvalidValueError, match=f"{name}/ is no link"):
         run(tmp_path / "run", handmade_plan())
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -623,6 +625,65 @@ def test_ledger_lines_of_another_run_are_an_error_that_names_the_line(tmp_path):
     (tmp_path / "two" / "plan.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"plan\.json: is damaged"):
         read_batch(tmp_path / "two")
+
+
+def rewrite_ledger(folder, change, place=0):
+    """Let a stranger change a line of a ledger, its checksum included."""
+    ledger = folder / "ledger.jsonl"
+    records = read_ledger(ledger)
+    change(records[place])
+    ledger.unlink()
+    with Ledger(ledger) as written:
+        for record in records:
+            written.append(record)
+
+
+@pytest.mark.parametrize("target", ["beside", "absolute", "another picture's", "through a link", "of a failed one"])
+def test_a_ledger_that_names_a_file_elsewhere_is_refused_and_the_file_stays(tmp_path, target):
+    """B7, D11: a run's folder may come from anybody, and what its ledger names was set aside if it was no picture."""
+    folder, precious = tmp_path / "run", tmp_path / "canary" / "precious.txt"
+    run(folder, handmade_plan())
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    (folder / "link").symlink_to(precious.parent)
+    paths = {
+        "beside": "../canary/precious.txt",
+        "absolute": str(precious),
+        "another picture's": "rejected/0001_seed8.png",
+        "through a link": "link/precious.txt",
+        "of a failed one": "accepted/../../canary/precious.txt",
+    }
+    place = next(place for place, record in enumerate(read_ledger(folder / "ledger.jsonl"))
+                 if (record["item"]["status"] == "failed") == (target == "of a failed one"))  # fmt: skip
+    rewrite_ledger(folder, lambda record: record["item"].update(path=paths[target]), place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for opened in (lambda: run(folder, handmade_plan()), lambda: read_batch(folder)):
+        with pytest.raises(RunFolderError, match=rf"line {place + 1} tells of no job.* path must be .*Remove the line"):
+            opened()
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (folder / "set_aside").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record.pop("seconds"), "seconds"),
+        (lambda record: record.pop("mtime_ns"), "mtime_ns"),
+        (lambda record: record.update(seconds="x"), r"Line\.seconds must be a number, got 'x'"),
+        (lambda record: record.update(size_bytes=1.5), r"Line\.size_bytes"),
+        (lambda record: record.update(note="hello"), "'note'"),
+        (lambda record: record.update(job=7), r"Line\.job"),
+        (lambda record: record["item"].update(index=77), "index and seed must be the job's, 0 and 7"),
+        (lambda record: record["item"].update(seed=8), "index and seed must be the job's, 0 and 7"),
+        (lambda record: record["item"].update(status="lovely"), "lovely"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_an_error_that_names_it_though_its_checksum_is_right(tmp_path, change, said):
+    run(tmp_path / "run", handmade_plan())
+    rewrite_ledger(tmp_path / "run", change)
+    for opened in (lambda: run(tmp_path / "run", handmade_plan()), lambda: read_batch(tmp_path / "run")):
+        with pytest.raises(RunFolderError, match=rf"ledger\.jsonl: line 1 tells of no job.*{said}"):
+            opened()
 
 
 def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypatch, record_property):

@@ -8,8 +8,7 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
-_MAX_DEPTH = 100
+from imagelab.results import check_depth
 
 
 def plain_number(value: float) -> str:
@@ -65,11 +64,7 @@ def to_list(value: object) -> list[Any]:
 
 def load_json(text: str) -> Any:
     """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on."""
-    depth = 0
-    for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+    check_depth(text)
     return json.loads(text)
 
 

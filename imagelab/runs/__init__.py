@@ -3,12 +3,13 @@
 from imagelab.runs.folder import SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
 from imagelab.runs.ledger import Ledger, read_ledger
 from imagelab.runs.lines import FOLDERS
-from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
+from imagelab.runs.plan import MAX_IMAGES, BatchRequest, Job, RunPlan, Variant
 from imagelab.runs.progress import read_batch, read_run
 from imagelab.runs.summary import batch_text, plan_text
 
 __all__ = [
     "FOLDERS",
+    "MAX_IMAGES",
     "SHEET_FILE",
     "TABLE_FILE",
     "BatchRequest",

@@ -28,7 +28,7 @@ from imagelab.runs.page import PAGE_FILE, batch_page
 from imagelab.runs.plan import Job, PlanFile, RunPlan
 from imagelab.runs.progress import Progress, read_progress, same_plan
 from imagelab.runs.summary import METADATA_FILE, batch_metadata, count_accepted
-from imagelab.whole_file import sync_folder, whole_file
+from imagelab.whole_file import read_json, sync_folder, whole_file
 
 _SUBFOLDERS = ("accepted", "rejected")
 SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
@@ -305,8 +305,8 @@ def _reason(error: OSError) -> str:
 
 
 def _holder(folder: Path) -> str:
-    with suppress(OSError, ValueError, KeyError):
-        holder = json.loads((folder / _HOLDER_FILE).read_text())
+    with suppress(InvalidValueError, KeyError, TypeError):
+        holder = read_json("holder", folder / _HOLDER_FILE)
         return f"process {holder['pid']} on {holder['host']} draws into it since {holder['since']}"
     return "another process draws into it"
 

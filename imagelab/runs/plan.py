@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from imagelab.checks import check_whole
 from imagelab.differences import differences
+from imagelab.errors import InvalidValueError
 from imagelab.results import GenerationRequest, Record
 
+MAX_IMAGES = 10_000  # what four digits in a file's name count
 SCHEMA_VERSION = 2  # 2: the environment is that of the pictures' records
 
 
@@ -77,6 +80,14 @@ class RunPlan(Record):
     environment: Mapping[str, Any]  # where the same recipe gives the same bits
     references: Mapping[str, Any] | None = None  # Provenance of the references, for metadata.json
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Raise InvalidValueError for a plan that doesn't say of each of its pictures how it comes about."""
+        check_whole(self.request.num_images, "num_images", 1, MAX_IMAGES)
+        count = len(self.request.swept) or 1
+        for name, given in (("recipes", self.recipes), ("judgings", self.judgings)):
+            if len(given) != count:
+                raise InvalidValueError(name, len(given), f"as many as there are variants: {count}")
 
     @property
     def recipe(self) -> Mapping[str, Any]:

@@ -1,6 +1,5 @@
 """How far a run has come: what its ledger says last of each job, held against the pictures that are there."""
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -10,11 +9,12 @@ from typing import Any
 
 from imagelab.errors import InvalidValueError, RunFolderError
 from imagelab.models import read_sha256
-from imagelab.results import BatchItem, BatchResult
-from imagelab.runs.ledger import read_ledger
+from imagelab.results import BatchItem, BatchResult, parse_json
+from imagelab.runs.ledger import read_ledger, read_run_file
 from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line, last_lines
-from imagelab.runs.plan import Job, RunPlan
+from imagelab.runs.plan import SCHEMA_VERSION, Job, RunPlan
 from imagelab.runs.summary import batch_result, count_accepted, read_metadata
+from imagelab.whole_file import check_schema
 
 _READABLE = "Make it readable, or choose another folder"
 
@@ -90,7 +90,7 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
     """
     path = Path(folder)
     try:
-        if not (path / PLAN_FILE).is_file():
+        if not (path / PLAN_FILE).exists():
             return read_metadata(path)  # a batch of a version that kept no plan
         plan, told = read_run(path)
         there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
@@ -126,11 +126,15 @@ def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
 def read_plan(folder: Path) -> RunPlan:
     """Return the plan of a run; raises RunFolderError where there is none that can be read."""
     path = folder / PLAN_FILE
+    text = read_run_file(path)
     try:
-        return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except OSError as error:
-        raise RunFolderError(path, f"can't be read: {error.strerror or error}", _READABLE) from error
-    except (ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
+        data = parse_json(text.decode(), PLAN_FILE)["plan"]
+        check_schema(data, SCHEMA_VERSION, "plan", path)
+        return RunPlan.from_dict(data)
+    except InvalidValueError as error:
+        reason = f"is damaged, or of another version: {error}"
+        raise RunFolderError(path, reason, "Choose another folder") from error
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 

@@ -686,6 +686,75 @@ def test_a_line_that_no_run_writes_is_an_error_that_names_it_though_its_checksum
             opened()
 
 
+def rewrite_plan(folder, change):
+    path = folder / "plan.json"
+    data = json.loads(path.read_text())
+    change(data["plan"])
+    path.write_text(json.dumps(data))
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda plan: plan.update(recipes=[]), "recipes must be as many as there are variants: 1, got 0"),
+        (lambda plan: plan.update(judgings=plan["judgings"] * 2), "judgings must be as many"),
+        (lambda plan: plan.update(schema_version=99), r"schema_version of plan .* must be 2, all that this imagelab"),
+        (lambda plan: plan["request"].update(num_images=10**12), "num_images must be a whole number between 1 and"),
+        (lambda plan: plan["environment"].update(deep=nested(400)), "nested more than 100 deep"),
+        (lambda plan: plan["environment"].update(odd=float("nan")), "NaN is no number"),
+        (lambda plan: plan["request"].update(threshold=10**400), "threshold must be a number"),
+        (lambda plan: plan.clear(), "must be complete"),
+    ],
+)
+def test_a_plan_that_no_run_writes_is_refused_with_what_is_wrong_with_it(tmp_path, harm, said):
+    run(tmp_path / "run", handmade_plan())
+    rewrite_plan(tmp_path / "run", harm)
+    for opened in (lambda: run(tmp_path / "run", handmade_plan()), lambda: read_batch(tmp_path / "run")):
+        with pytest.raises(RunFolderError, match=rf"plan\.json: is damaged, or of another version.*{said}"):
+            opened()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", "7", '{"plan": 7}', "\xff", '{"plan": 1e999}'])
+def test_a_plan_that_is_no_plan_is_damaged(tmp_path, text):
+    run(tmp_path / "run", handmade_plan())
+    (tmp_path / "run" / "plan.json").write_text(text, encoding="latin-1")
+    with pytest.raises(RunFolderError, match=r"plan\.json: is damaged"):
+        read_batch(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "ledger.jsonl", "metadata.json"])
+def test_a_pipe_in_place_of_a_runs_file_is_refused_and_never_waited_for(tmp_path, name):
+    """B7: reading a FIFO that nobody writes to would hang for good."""
+    folder = tmp_path / "run"
+    run(folder, handmade_plan())
+    if name == "metadata.json":
+        (folder / "plan.json").unlink()  # as a version wrote it that kept none
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises((RunFolderError, InvalidValueError), match=rf"{name}: isn't a file|with a metadata\.json"):
+        read_batch(folder)
+    if name != "metadata.json":
+        with pytest.raises(RunFolderError, match=rf"{name}: isn't a file"):
+            run(folder, handmade_plan())
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, '{"pid": 1}', None])
+def test_whatever_the_file_of_the_holder_holds_a_second_process_is_refused(tmp_path, text):
+    with RunFolder(tmp_path / "run", handmade_plan()):
+        holder = tmp_path / "run" / ".holder.json"
+        holder.unlink()
+        os.mkfifo(holder) if text is None else holder.write_text(text)
+        with pytest.raises(InvalidValueError, match="another process draws into it"):
+            run(tmp_path / "run", handmade_plan())
+
+
 def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypatch, record_property):
     """T15."""
     plan = handmade_plan(count=10_000)

@@ -173,7 +173,7 @@ class BatchImageGenerator:
         crew = make_crew(
             self.setup, self.generator.device, request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray
         )
-        run = RunFolder(folder, plan, retry_failed=retry_failed, verify=verify)
+        run = RunFolder(folder, plan, retry_failed=retry_failed, verify=verify, make_maps=self.generator.control_maps)
         return run_batch(run, self.generator, request, judges, crew, progress=progress)
 
     def cleanup(self) -> None:

@@ -40,6 +40,12 @@ class Progress:
         wanted = self.plan.request.until_accepted
         return wanted is not None and count_accepted(self.items.values()) + pictures >= wanted
 
+    @property
+    def drawn_variants(self) -> frozenset[int]:
+        """Return the variants of which there is a picture."""
+        there = {index for index, item in self.items.items() if item.path is not None}
+        return frozenset(job.variant for job in self.jobs if job.index in there)
+
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""
         if self.may_end_with(0):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from io import BufferedWriter, FileIO
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.errors import InvalidValueError, RunFolderError, RunStoppedError
 from imagelab.runs import Ledger, RunFolder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
@@ -414,21 +415,90 @@ def test_every_picture_is_accounted_for_wherever_a_run_stops(tmp_path_factory, u
         assert result.items[-1].status == "accepted", "it stops with the picture that was enough"
 
 
-def test_a_full_disk_is_our_error_and_the_run_goes_on_when_there_is_space(tmp_path, uninterrupted):
-    """B1: a file system of 64 KiB, the pictures of which fill it."""
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 64 KiB."""
     small = tmp_path / "small"
     small.mkdir()
     if os.system(f"mount -t tmpfs -o size=64k tmpfs {small} 2>/dev/null"):  # noqa: S605  a path of ours
         pytest.skip("mounting needs root")
-    try:
-        (small / "ballast").write_bytes(b"0" * 32_768)
-        with pytest.raises((RunFolderError, InvalidValueError), match="No space left"):
-            run(small / "run", handmade_plan())
-        (small / "ballast").unlink()
+    yield small
+    os.system(f"umount {small}")  # noqa: S605
+
+
+def fill(disk):
+    """Leave no space on a disk; return the file to be removed for there to be some."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"0" * 4096)
+    return ballast
+
+
+def snapshot(folder):
+    return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_a_full_disk_is_our_error_and_the_run_goes_on_when_there_is_space(small, uninterrupted):
+    """B1: the pictures fill it."""
+    (small / "ballast").write_bytes(b"0" * 32_768)
+    with pytest.raises((RunFolderError, InvalidValueError), match="No space left"):
         run(small / "run", handmade_plan())
-        assert content(small / "run") == uninterrupted
-    finally:
-        os.system(f"umount {small}")  # noqa: S605
+    (small / "ballast").unlink()
+    run(small / "run", handmade_plan())
+    assert content(small / "run") == uninterrupted
+
+
+def test_going_on_with_a_run_on_a_full_disk_stops_it_as_the_disk_did_before(small, uninterrupted):
+    """B1: whoever tries again before there is space is told the same, and to try again."""
+    run(small / "run", handmade_plan(), at_most=2)
+    ballast = fill(small)
+    with pytest.raises(RunStoppedError, match=r"No space left.*the same call then goes on"):
+        run(small / "run", handmade_plan())
+    ballast.unlink()
+    run(small / "run", handmade_plan())
+    assert content(small / "run") == uninterrupted
+
+
+def test_a_run_that_has_ended_is_only_read_also_where_nothing_can_be_written(small, uninterrupted):
+    """B1, B5: on a full disk, and on one that is read-only."""
+    result = run(small / "run", handmade_plan())
+    ballast = fill(small)
+    before = snapshot(small)
+    assert run(free_folder(small / "run", "luca"), handmade_plan(), draw=None) == result
+    os.system(f"mount -o remount,ro {small}")  # noqa: S605
+    assert run(free_folder(small / "run", "luca"), handmade_plan(), draw=None) == result
+    assert pending_jobs(small / "run", handmade_plan()) == ()
+    with pytest.raises(InvalidValueError, match="num_images"):
+        run(small / "run", handmade_plan(count=6))
+    os.system(f"mount -o remount,rw {small}")  # noqa: S605
+    assert snapshot(small) == before
+    ballast.unlink()
+    assert content(small / "run") == uninterrupted
+
+
+def test_of_a_run_on_a_read_only_disk_it_is_known_what_is_left_and_it_is_not_drawn(small):
+    """B5: a dry run writes nothing, and so needs nothing that can be written."""
+    run(small / "run", handmade_plan(), at_most=2)
+    os.system(f"mount -o remount,ro {small}")  # noqa: S605
+    assert len(pending_jobs(small / "run", handmade_plan())) == 3
+    assert len(pending_jobs(small / "new", handmade_plan())) == 5
+    for folder in ("run", "new"):
+        with pytest.raises(InvalidValueError, match=r"output_dir.*can be written \(Read-only file system"):
+            run(small / folder, handmade_plan())
+    with pytest.raises(InvalidValueError, match=r"output_dir.*can be written"):
+        free_folder(small / "new", "luca")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "index.html"])
+def test_what_a_run_that_has_ended_tells_of_itself_is_written_again_where_it_is_gone_and_else_left(tmp_path, name):
+    run(tmp_path / "run", handmade_plan())
+    whole, before = content(tmp_path / "run"), snapshot(tmp_path)
+    run(tmp_path / "run", handmade_plan(), draw=None)
+    assert snapshot(tmp_path) == before
+    (tmp_path / "run" / name).unlink()
+    run(tmp_path / "run", handmade_plan(), draw=None)
+    assert content(tmp_path / "run") == whole
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "a pipe", "/dev/full", "/proc/nowhere"])

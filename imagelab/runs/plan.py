@@ -120,17 +120,27 @@ class RunPlan(Record):
 
     def determining(self) -> dict[str, Any]:
         """Return what makes a difference, by the names that people give it."""
-        request = self.request
-        asked = {name: getattr(request, name) for name in ("num_images", "until_accepted", "save_rejected")}
-        plain = self.to_dict()
+        request, plain = self.request, self.to_dict()
+        count = "max_images" if request.until_accepted else "num_images"
+        together = request.pictures_at_once
+        asked = {
+            "until_accepted": request.until_accepted,
+            "save_rejected": request.save_rejected,
+            "determinism": f"fast, {together} at once" if together > 1 else "strict",
+        }
         drawn = [
             {**recipe, "consistency check": judging or None}
             for recipe, judging in zip(plain["recipes"], plain["judgings"], strict=True)
         ]
+        for one in drawn:
+            one.pop("pictures_at_once", None)  # which determinism says
         if not request.swept:
-            return {**asked, "seed": request.picture.seed, **drawn[0], "environment": plain["environment"]}
+            asked = {count: request.num_images, **asked, "seed": request.picture.seed}
+            return {**asked, **drawn[0], "environment": plain["environment"]}
         pairs = zip(request.swept, drawn, strict=True)
-        swept = [{"settings": variant.settings, "seeds": variant.seeds, **one} for variant, one in pairs]
+        swept = [
+            {"settings": variant.settings, "seeds": ", ".join(map(str, variant.seeds)), **one} for variant, one in pairs
+        ]
         return {**asked, "swept": swept, "environment": plain["environment"]}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.errors import InvalidValueError, OtherRunError, RunFolderError
 from imagelab.models import read_sha256
 from imagelab.results import BatchItem, BatchResult, parse_json
 from imagelab.runs.ledger import read_ledger, read_run_file
@@ -124,9 +124,18 @@ def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
     """
     stored = read_plan(folder)
     if changes := stored.changes(plan):
-        expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
-        raise InvalidValueError("output_dir", str(folder), expected)
+        expected = "another folder, or one whose run this call has begun"
+        raise OtherRunError("output_dir", str(folder), expected, changes, _way_out(stored, changes))
     return stored
+
+
+def _way_out(stored: RunPlan, changes: tuple[str, ...]) -> str:
+    elsewhere = [change for change in changes if change.startswith("environment.")]
+    if len(elsewhere) < len(changes):
+        return "The call that began it goes on with it; choose another folder for this one"
+    threads = any(change.startswith("environment.threads ") for change in elsewhere)
+    so = f", with OMP_NUM_THREADS={stored.environment['threads']}" if threads else ""
+    return f"Go on where it was begun{so}, since other machines and versions give other bits; or choose another folder"
 
 
 def read_plan(folder: Path) -> RunPlan:

@@ -233,6 +233,7 @@ def test_any_stops_and_any_order_end_as_an_uninterrupted_run(tmp_path_factory, u
         ({"scene": "at home"}, "prompt was 'luca on the beach', is 'luca at home'"),
         ({"count": 6}, "num_images was 5, is 6"),
         ({"until": 3}, "until_accepted was None, is 3"),
+        ({"at_once": 4}, "determinism was 'strict', is 'fast, 4 at once'"),
         ({"loras": {"luca": {"weight": 0.5}}}, r"loras\.luca\.weight was None, is 0\.5"),
     ],
 )
@@ -250,8 +251,35 @@ def test_another_environment_is_refused_with_what_is_another_there(tmp_path):
     run(tmp_path / "run", handmade_plan(), at_most=2)
     elsewhere = handmade_plan()
     elsewhere.environment.update(threads=8, versions={"torch": "2.15"})
-    with pytest.raises(InvalidValueError, match=r"threads was 1, is 8; environment\.versions\.torch was '2\.13', is"):
+    with pytest.raises(InvalidValueError, match=r"with OMP_NUM_THREADS=1, since other machines") as caught:
         run(tmp_path / "run", elsewhere)
+    assert caught.value.changes == (
+        "environment.threads was 1, is 8",
+        "environment.versions.torch was '2.13', is '2.15'",
+    )
+
+
+def test_of_many_changes_five_are_shown_a_line_each_with_short_hashes(tmp_path):
+    """The weights of SDXL alone are dozens of files."""
+
+    def plan(digit):
+        return handmade_plan(model_sha256={f"unet/{number}.safetensors": digit * 64 for number in range(60)})
+
+    run(tmp_path / "run", plan("a"), at_most=1)
+    with pytest.raises(InvalidValueError) as caught:
+        run(tmp_path / "run", plan("b"))
+    first, *lines, last = str(caught.value).splitlines()
+    assert first.endswith("its run and this call differ:")
+    assert lines[0] == "  model_sha256.unet/0.safetensors was 'aaaaaaaa…', is 'bbbbbbbb…'"
+    assert lines[5:] == ["  and 55 more"]
+    assert last == "The call that began it goes on with it; choose another folder for this one"
+    assert len(caught.value.changes) == 60
+
+
+def test_more_pictures_at_most_are_named_as_the_option_is(tmp_path):
+    run(tmp_path / "run", handmade_plan(count=6, until=5), at_most=1)
+    with pytest.raises(InvalidValueError, match="max_images was 6, is 12"):
+        run(tmp_path / "run", handmade_plan(count=12, until=5))
 
 
 @pytest.mark.parametrize("harm", ["removed", "truncated", "flipped", "linked", "replaced by a folder"])

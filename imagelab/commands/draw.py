@@ -85,7 +85,7 @@ def batch(
     from imagelab.composition import lora_uses
     from imagelab.controls import control_uses
     from imagelab.results import GenerationRequest
-    from imagelab.runs import free_folder, pending_jobs, plan_text
+    from imagelab.runs import claimed_folder, pending_jobs, plan_text
 
     picture = GenerationRequest(
         character=character,
@@ -123,8 +123,8 @@ def batch(
             left = plan.jobs if output_dir is None else pending_jobs(output_dir, plan, **given)
             typer.echo(f"{plan_text(plan)}\n{'left':<10} {len(left)} of {len(plan.jobs)}")
             return
-        folder = free_folder(output_dir, batches.generator.configs.character(character).name)
-        with _resumable(folder):
+        name = batches.generator.configs.character(character).name
+        with claimed_folder(output_dir, name) as folder, _resumable(folder):
             result = batches.run(request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray)
     _say_batch(result)
 

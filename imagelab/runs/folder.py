@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Self
 
 from filelock import FileLock, Timeout
 
-from imagelab.config import project_root
 from imagelab.errors import ImageFileError, ImageLabError, InvalidValueError, RunFolderError, RunStoppedError
-from imagelab.imagefiles import checked_path, save_png, shared_map_path
+from imagelab.imagefiles import save_png, shared_map_path
 from imagelab.models import file_sha256
 from imagelab.results import BatchItem, BatchResult, Generation, GenerationRequest
 from imagelab.runs.ledger import SET_ASIDE, Ledger, place_aside, read_ledger
 from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line
 from imagelab.runs.maps import RunMap, harmed_maps
 from imagelab.runs.page import PAGE_FILE, batch_page
+from imagelab.runs.places import checked_folder, refuse_other_runs
 from imagelab.runs.plan import Job, PlanFile, RunPlan
 from imagelab.runs.progress import Progress, read_progress, same_plan
 from imagelab.runs.summary import METADATA_FILE, batch_metadata, count_accepted, read_metadata
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 MakeMaps = Callable[[GenerationRequest], "Sequence[ControlMap]"]
 _SUBFOLDERS = ("accepted", "rejected")
-SHEET_FILE, TABLE_FILE = "sheet.png", "pictures.parquet"  # which a sweep has besides
-_WRITTEN = (METADATA_FILE, *_SUBFOLDERS, LEDGER_FILE, PAGE_FILE, SHEET_FILE, TABLE_FILE, "control-*.png")
 _LOCK_FILE, _HOLDER_FILE = ".lock", ".holder.json"
 _SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as whole_file names what isn't whole yet
 _PUBLISH_SECONDS = 30.0  # how old metadata.json and index.html may become while a run goes on
@@ -238,7 +236,7 @@ class RunFolder:
         if path.exists():
             self.plan = same_plan(self.path, self.plan)  # its numbers are written as the ids were made of them
             return
-        _refuse_other_runs(self.path)
+        refuse_other_runs(self.path)
         self._is_new = True
         with whole_file(path) as stream:
             stream.write(PlanFile(plan=self.plan, created=_now(), jobs=self.plan.jobs).to_json(indent=1).encode())
@@ -312,51 +310,12 @@ def pending_jobs(folder: Path, plan: RunPlan, *, retry_failed: bool = False, ver
 
     Writes nothing. Raises what `free_folder` and RunFolder raise for a folder of another run, or a damaged one.
     """
-    folder = _checked_folder(folder)
+    folder = checked_folder(folder)
     if not (folder / PLAN_FILE).exists():
         return plan.jobs
     stored, ledger = same_plan(folder, plan), folder / LEDGER_FILE
     records = read_ledger(ledger) if ledger.exists() else []
     return read_progress(folder, stored, records, retry_failed=retry_failed, verify=verify).pending_jobs()
-
-
-def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Path:
-    """Return the folder to draw into, a new one for None; makes nothing.
-
-    Raises InvalidValueError for what can't be one.
-    """
-    if output_dir is None:
-        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{character}"
-        runs = project_root() / "reports" / "runs"
-        names = (stamp, *(f"{stamp}-{count}" for count in range(2, 1000)))
-        return next(runs / name for name in names if not (runs / name).exists())
-    folder = _checked_folder(output_dir)
-    if (folder / PLAN_FILE).exists():
-        return folder  # it may have ended, and then it needn't be written to
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InvalidValueError("output_dir", str(folder), f"a folder that can be written ({nearest} isn't one)")
-    return folder
-
-
-def _checked_folder(output_dir: str | os.PathLike[str]) -> Path:
-    """Return a path that is a run's folder or may become one; raises InvalidValueError for what isn't."""
-    if output_dir == "":
-        raise InvalidValueError("output_dir", output_dir, "a folder's path, or None")
-    folder = checked_path(output_dir, "output_dir")
-    try:
-        if not (folder / PLAN_FILE).exists():
-            _refuse_other_runs(folder)
-    except OSError as error:
-        raise InvalidValueError("output_dir", str(folder), f"a folder that can be read ({error.strerror})") from error
-    return folder
-
-
-def _refuse_other_runs(folder: Path) -> None:
-    """Refuse a folder that has what a run would write, and no run that has begun in it."""
-    taken = next((path.name for pattern in _WRITTEN for path in folder.glob(pattern)), None)
-    if taken:
-        raise InvalidValueError("output_dir", str(folder), f"one without files that a run writes (there is {taken})")
 
 
 def _refuse_links(folder: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagelab.errors import InvalidValueError, RunFolderError, RunStoppedError
-from imagelab.runs import Ledger, RunFolder, free_folder, pending_jobs, read_batch, read_ledger
+from imagelab.runs import Ledger, RunFolder, claimed_folder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -667,6 +667,42 @@ def test_of_processes_that_start_at_once_one_draws_and_the_others_are_refused(tm
     record_property(
         "counted", f"0 of {rounds} races of {processes} processes lost or doubled a job (n = {5 * rounds} jobs)"
     )
+
+
+def draw_somewhere(number, gate, answers):
+    gate.wait()
+    with claimed_folder(None, "luca") as folder:
+        run(folder, handmade_plan(scene=f"scene {number}"))
+    answers.put((number, folder))
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch):
+    """B10: four processes that are given no folder, at once."""
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path))
+    context = get_context("fork")
+    gate, answers = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=draw_somewhere, args=(number, gate, answers)) for number in range(4)]
+    for racer in racers:
+        racer.start()
+    folders = dict(answers.get(timeout=60) for _ in racers)
+    for racer in racers:
+        racer.join()
+    assert len(set(folders.values())) == 4
+    for number, folder in folders.items():
+        assert folder.parent == tmp_path / "reports" / "runs"
+        assert read_batch(folder).scene_description == f"scene {number}"
+        assert read_batch(folder).pending == 0
+
+
+def test_a_new_folder_into_which_nothing_came_is_removed_with_those_made_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path / "root"))
+    with claimed_folder(None, "luca") as folder:
+        assert folder.is_dir()
+    assert not (tmp_path / "root").exists()
+    (tmp_path / "own").mkdir()
+    with claimed_folder(tmp_path / "own", "luca") as folder:
+        assert folder == tmp_path / "own"
+    assert folder.is_dir()
 
 
 def take_turns(folder, gate, answers):

@@ -179,7 +179,7 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
-            if not self._unmake() and not self._is_told:
+            if not self._unmake() and not self._is_told and not self._tells_all():
                 self.publish()
         except ImageLabError:
             if kind is None:  # else the error that ended the run says more
@@ -200,8 +200,6 @@ class RunFolder:
         lost = harmed_maps(self.path, self.plan, self._progress.drawn_variants)
         if self._progress.pending_jobs() or self._progress.harmed or lost:
             self._prepare(lost)
-        else:
-            self._is_told = self._tells_all()
 
     def _prepare(self, lost: Iterable[RunMap]) -> None:
         """Make the folder one that can be drawn into."""

@@ -1,11 +1,15 @@
 """The one error tree: each error names the bad value, where it stands, the known values and the fix."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+_HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
+_SHOWN_CHANGES = 5
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:
@@ -113,6 +117,21 @@ class InvalidValueError(ImageLabError, ValueError):
     def __str__(self) -> str:
         """Say which argument, what it must be and what it was."""
         return f"{self.name} must be {self.expected}, got {shorten(self.value)}"
+
+
+@dataclass(eq=False)
+class OtherRunError(InvalidValueError):
+    """A folder holds a run that another call has begun; `changes` names all that is another now, and what it was."""
+
+    changes: tuple[str, ...] = ()
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Say what has changed, the first of it line by line, and what to do."""
+        shown = [_HASH.sub(r"\1…", change) for change in self.changes[:_SHOWN_CHANGES]]
+        rest = len(self.changes) - len(shown)
+        lines = [f"  {change}" for change in shown] + ([f"  and {rest} more"] if rest else [])
+        return "\n".join([f"{super().__str__()}; its run and this call differ:", *lines, self.fix])
 
 
 def _say(what: object, reason: str, fix: str) -> str:

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,9 @@ Resize = Literal["stretch", "crop", "fill"]
 Metric = Literal["cosine", "euclidean"]
 ItemStatus = Literal["accepted", "rejected", "unscorable", "failed"]
 
+_MAX_DEPTH = 100  # of JSON
+_NEITHER = bytes(set(range(256)) - set(b'[{]}"'))
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _SCALARS = frozenset({str, int, float, bool, types.NoneType})
 _IN_MEMORY: Mapping[str, bool] = {"in_memory": True}  # of a field that isn't written to files
 
@@ -360,15 +365,39 @@ class BatchResult(Record):
 
 
 def parse_json(text: str, name: str) -> Any:
-    """Read JSON text; raises InvalidValueError, which says where it ends being JSON."""
+    """Read JSON text; raises InvalidValueError, which says where it ends being JSON, or is nested too deep."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        check_depth(text)
+        return _JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(name, text, f"JSON ({error})") from error
 
 
+def check_depth(text: str) -> None:
+    """Raise ValueError for a JSON text whose nesting could exhaust the stack, of its reader or later on."""
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return  # as most are
+    if "\\" not in text:  # the long ones of our own: quotes and brackets alone say it, and in a tenth of the time
+        text = text.encode(errors="replace").translate(None, _NEITHER).decode()
+    depth = 0
+    for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")  # NaN and infinities, which json reads although they aren't JSON
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is larger than a number can be")
+    return number
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def to_plain(value: object) -> object:
@@ -391,9 +420,9 @@ def _written_fields(kind: Any) -> tuple[str, ...]:
 
 def _from_plain(data: object, kind: Any, place: str) -> object:
     """Build a value of type `kind` of plain JSON types; `place` says where in the whole it stands."""
-    origin, arguments = _parts(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and issubclass(kind, Record):
         return _dataclass_from_plain(data, kind, place)
+    origin, arguments = _parts(kind)
     if origin in (Union, types.UnionType):
         others = [argument for argument in arguments if argument is not types.NoneType]
         fitting = next((argument for argument in others if argument is type(data)), others[0])
@@ -411,7 +440,8 @@ def _from_plain(data: object, kind: Any, place: str) -> object:
 
 def _scalar_from_plain(data: Any, kind: type[float | Path], place: str) -> float | Path:
     if isinstance(data, str) == (kind is Path):
-        return kind(data)
+        with suppress(OverflowError):  # of a whole number with hundreds of digits
+            return kind(data)
     raise InvalidValueError(place, data, "a path" if kind is Path else "a number")
 
 

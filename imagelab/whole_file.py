@@ -91,6 +91,8 @@ def check_schema(data: Mapping[str, Any], known: int, what: str, path: str | os.
 def read_json(what: str, path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; raises InvalidValueError, which says of what, names the file, and the place in it."""
     try:
+        if Path(path).is_fifo():
+            raise InvalidValueError(what, str(path), "a file, not a pipe, which would keep us waiting")
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidValueError(what, str(path), f"a file that can be read ({error.strerror})") from error

@@ -3,7 +3,8 @@
 from imagelab.batch.crews import BatchSetup
 from imagelab.batch.generator import BatchImageGenerator
 from imagelab.batch.judging import FaceJudge, is_blank
-from imagelab.batch.request import MAX_IMAGES, batch_request
+from imagelab.batch.request import batch_request
+from imagelab.runs import MAX_IMAGES
 
 __all__ = [
     "MAX_IMAGES",

@@ -19,7 +19,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.plan import MAX_SEED
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import BatchResult, ControlUse, GenerationRequest, LoraUse
-from imagelab.runs import BatchRequest, RunFolder, RunPlan, free_folder
+from imagelab.runs import BatchRequest, RunFolder, RunPlan, claimed_folder
 from imagelab.workers import ProcessCrew, RayCrew
 
 MAX_WORKERS = 1024
@@ -172,11 +172,13 @@ class BatchImageGenerator:
         for workers must do so under `if __name__ == "__main__":`, since they are spawned.
         """
         character = self.generator.configs.character(str(request.picture.character)).name
-        folder = free_folder(output_dir, character)
-        plan, judges = plan_batch(self.generator, self.references, request)
-        crew = self._crew(request, plan, workers, ray)
-        run = RunFolder(folder, plan, retry_failed=retry_failed, verify=verify)
-        return run_batch(run, self.generator, request, judges, crew, progress=progress)
+        with claimed_folder(output_dir, character) as folder:
+            plan, judges = plan_batch(self.generator, self.references, request)
+            crew = self._crew(request, plan, workers, ray)
+            run = RunFolder(
+                folder, plan, retry_failed=retry_failed, verify=verify, make_maps=self.generator.control_maps
+            )
+            return run_batch(run, self.generator, request, judges, crew, progress=progress)
 
     def _crew(
         self, request: BatchRequest, plan: RunPlan, workers: int, ray: str | None

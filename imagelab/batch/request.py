@@ -7,10 +7,9 @@ from imagelab.config import pick
 from imagelab.errors import InvalidValueError
 from imagelab.plan import MAX_SEED, MAX_TOGETHER
 from imagelab.results import GenerationRequest
-from imagelab.runs import BatchRequest
+from imagelab.runs import MAX_IMAGES, BatchRequest
 from imagelab.similarity import check_threshold
 
-MAX_IMAGES = 10_000  # what four digits in a file's name count
 DETERMINISM = ("strict", "fast")
 
 

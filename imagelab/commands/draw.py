@@ -98,7 +98,7 @@ def batch(
     from imagelab.composition import lora_uses
     from imagelab.controls import control_uses
     from imagelab.results import GenerationRequest
-    from imagelab.runs import free_folder
+    from imagelab.runs import claimed_folder
 
     picture = GenerationRequest(
         character=character,
@@ -133,8 +133,8 @@ def batch(
         if dry_run:
             _say_plan(batches, request, output_dir, retry_failed, verify, workers, ray)
             return
-        folder = free_folder(output_dir, batches.generator.configs.character(character).name)
-        with _resumable(folder):
+        name = batches.generator.configs.character(character).name
+        with claimed_folder(output_dir, name) as folder, _resumable(folder):
             result = batches.run(request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray)
     _say_batch(result)
 

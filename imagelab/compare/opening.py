@@ -9,7 +9,7 @@ from imagelab.compare.batches import Batch, compare_batches, read_compared_batch
 from imagelab.compare.benchmarks import compare_benchmarks
 from imagelab.compare.values import CONFIDENCE, Comparison
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs.progress import PLAN_FILE
+from imagelab.runs.lines import PLAN_FILE
 
 Run = BenchmarkReport | Batch
 

@@ -8,9 +8,9 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+from imagelab.results import check_depth
+
 _SIZE = re.compile(r"\(?'?([0-9]{1,6})'?\s*[x×*,]\s*'?([0-9]{1,6})'?\)?")
-_MAX_DEPTH = 100
 
 
 def plain_number(value: float) -> str:
@@ -79,11 +79,7 @@ def load_json(text: str) -> Any:
 
     Unlike `results.parse_json`, for files of our own, it takes NaN and infinities, which ComfyUI writes.
     """
-    depth = 0
-    for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+    check_depth(text)
     return json.loads(text)
 
 

@@ -10,7 +10,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.notebooks.runner import RESULT_VERSION
 from imagelab.results import BatchResult
 from imagelab.runs import read_batch
-from imagelab.runs.progress import PLAN_FILE
+from imagelab.runs.lines import PLAN_FILE
 from imagelab.whole_file import check_schema, read_json
 
 RESULT_FILE = "result.json"

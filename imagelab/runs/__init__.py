@@ -1,13 +1,16 @@
 """Runs that survive being killed: a plan, a ledger, and pictures that are there complete or not at all."""
 
-from imagelab.runs.folder import FOLDERS, SHEET_FILE, TABLE_FILE, RunFolder, free_folder, pending_jobs
+from imagelab.runs.folder import RunFolder, pending_jobs
 from imagelab.runs.ledger import Ledger, read_ledger
-from imagelab.runs.plan import BatchRequest, Job, RunPlan, Variant
+from imagelab.runs.lines import FOLDERS
+from imagelab.runs.places import SHEET_FILE, TABLE_FILE, claimed_folder, free_folder
+from imagelab.runs.plan import MAX_IMAGES, BatchRequest, Job, RunPlan, Variant
 from imagelab.runs.progress import read_batch, read_run
 from imagelab.runs.summary import batch_text, plan_text
 
 __all__ = [
     "FOLDERS",
+    "MAX_IMAGES",
     "SHEET_FILE",
     "TABLE_FILE",
     "BatchRequest",
@@ -17,6 +20,7 @@ __all__ = [
     "RunPlan",
     "Variant",
     "batch_text",
+    "claimed_folder",
     "free_folder",
     "pending_jobs",
     "plan_text",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from imagelab.errors import RunFolderError
+from imagelab.results import parse_json
 from imagelab.whole_file import sync_folder, whole_file
 
 SET_ASIDE = "set_aside"
@@ -44,9 +45,7 @@ class Ledger:
             raise
 
     def _recover(self) -> list[dict[str, Any]]:
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):  # a pipe would keep us waiting
-            raise RunFolderError(self.path, "isn't a file", "Remove it, or choose another folder")
-        data = self.path.read_bytes()
+        data = read_run_file(self.path)
         records, good = _parse(data, self.path)
         if good < len(data):
             with whole_file(place_aside(self.path)) as stream:
@@ -101,10 +100,18 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
 
     Raises RunFolderError for a file that is damaged or can't be read.
     """
+    return _parse(read_run_file(path), path)[0]
+
+
+def read_run_file(path: Path) -> bytes:
+    """Return what a file of a run holds; raises RunFolderError where it can't be read, or is a pipe, say."""
     try:
-        return _parse(path.read_bytes(), path)[0]
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep us waiting
+            raise RunFolderError(path, "isn't a file", "Remove it, or choose another folder")
+        return path.read_bytes()
     except OSError as error:
-        raise RunFolderError(path, f"can't be read: {error.strerror or error}") from error
+        fix = "Make it readable, or choose another folder"
+        raise RunFolderError(path, f"can't be read: {error.strerror or error}", fix) from error
 
 
 def place_aside(path: Path) -> Path:
@@ -125,8 +132,7 @@ def _parse(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(BytesIO(data[:good]), start=1):
         record = _decode(line)
         if record is None:
-            reason = f"line {number} is damaged: its checksum is another"
-            raise RunFolderError(path, reason, "Remove the line: what it told of is drawn again")
+            raise RunFolderError(path, f"line {number} is damaged", "Remove the line: what it told of is drawn again")
         records.append(record)
     return records, good
 
@@ -135,5 +141,8 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     match = _LINE.fullmatch(line[:-1])
     if match is None or int(match[1], 16) != zlib.crc32(match[2]):
         return None
-    record: dict[str, Any] = json.loads(match[2])
+    try:
+        record: dict[str, Any] = parse_json(match[2].decode(), "record")
+    except ValueError:  # InvalidValueError is one, and so is text that isn't UTF-8
+        return None
     return record

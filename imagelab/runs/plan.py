@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from imagelab.checks import check_whole
 from imagelab.differences import differences
+from imagelab.errors import InvalidValueError
 from imagelab.results import GenerationRequest, Record
 
+MAX_IMAGES = 10_000  # what four digits in a file's name count
 SCHEMA_VERSION = 2  # 2: the environment is that of the pictures' records
 
 
@@ -78,6 +81,14 @@ class RunPlan(Record):
     references: Mapping[str, Any] | None = None  # Provenance of the references, for metadata.json
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        """Raise InvalidValueError for a plan that doesn't say of each of its pictures how it comes about."""
+        check_whole(self.request.num_images, "num_images", 1, MAX_IMAGES)
+        count = len(self.request.swept) or 1
+        for name, given in (("recipes", self.recipes), ("judgings", self.judgings)):
+            if len(given) != count:
+                raise InvalidValueError(name, len(given), f"as many as there are variants: {count}")
+
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Return how the first variant is drawn: of a batch, all of it."""
@@ -109,17 +120,27 @@ class RunPlan(Record):
 
     def determining(self) -> dict[str, Any]:
         """Return what makes a difference, by the names that people give it."""
-        request = self.request
-        asked = {name: getattr(request, name) for name in ("num_images", "until_accepted", "save_rejected")}
-        plain = self.to_dict()
+        request, plain = self.request, self.to_dict()
+        count = "max_images" if request.until_accepted else "num_images"
+        together = request.pictures_at_once
+        asked = {
+            "until_accepted": request.until_accepted,
+            "save_rejected": request.save_rejected,
+            "determinism": f"fast, {together} at once" if together > 1 else "strict",
+        }
         drawn = [
             {**recipe, "consistency check": judging or None}
             for recipe, judging in zip(plain["recipes"], plain["judgings"], strict=True)
         ]
+        for one in drawn:
+            one.pop("pictures_at_once", None)  # which determinism says
         if not request.swept:
-            return {**asked, "seed": request.picture.seed, **drawn[0], "environment": plain["environment"]}
+            asked = {count: request.num_images, **asked, "seed": request.picture.seed}
+            return {**asked, **drawn[0], "environment": plain["environment"]}
         pairs = zip(request.swept, drawn, strict=True)
-        swept = [{"settings": variant.settings, "seeds": variant.seeds, **one} for variant, one in pairs]
+        swept = [
+            {"settings": variant.settings, "seeds": ", ".join(map(str, variant.seeds)), **one} for variant, one in pairs
+        ]
         return {**asked, "swept": swept, "environment": plain["environment"]}
 
 

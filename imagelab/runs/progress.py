@@ -1,6 +1,5 @@
 """How far a run has come: what its ledger says last of each job, held against the pictures that are there."""
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -8,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagelab.errors import InvalidValueError, RunFolderError
+from imagelab.errors import InvalidValueError, OtherRunError, RunFolderError
 from imagelab.models import read_sha256
-from imagelab.results import BatchItem, BatchResult
-from imagelab.runs.ledger import read_ledger
-from imagelab.runs.plan import Job, RunPlan
+from imagelab.results import BatchItem, BatchResult, parse_json
+from imagelab.runs.ledger import read_ledger, read_run_file
+from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line, last_lines
+from imagelab.runs.plan import SCHEMA_VERSION, Job, RunPlan
 from imagelab.runs.summary import batch_result, count_accepted, read_metadata
+from imagelab.whole_file import check_schema
 
-PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 _READABLE = "Make it readable, or choose another folder"
-Told = tuple[Mapping[str, Any], Job, BatchItem]  # a line of the ledger, the job it is about, and what became of that
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,6 +39,12 @@ class Progress:
         """Say whether so many more pictures, if they are accepted, make as many as shall end the run."""
         wanted = self.plan.request.until_accepted
         return wanted is not None and count_accepted(self.items.values()) + pictures >= wanted
+
+    @property
+    def drawn_variants(self) -> frozenset[int]:
+        """Return the variants of which there is a picture."""
+        there = {index for index, item in self.items.items() if item.path is not None}
+        return frozenset(job.variant for job in self.jobs if job.index in there)
 
     def pending_jobs(self) -> tuple[Job, ...]:
         """Return the jobs that are still to be done, in their order."""
@@ -72,12 +77,13 @@ def read_progress(
     record that tells of no job.
     """
     progress = Progress(plan=plan, jobs=plan.jobs)
-    for record, job, item in _told(records, progress.jobs, folder):
-        is_intact = item.path is None or _is_intact(folder / item.path, record, item.sha256, verify=verify)
+    for index, line in last_lines(records, progress.jobs, folder).items():
+        item = line.item
+        is_intact = item.path is None or _is_intact(folder / item.path, line, verify=verify)
         if is_intact and not (item.status == "failed" and retry_failed):
-            progress.add(item, record["seconds"])
+            progress.add(item, line.seconds)
             continue
-        progress.again.add(job.index)
+        progress.again.add(index)
         if item.path is not None:
             progress.harmed.append(item.path)
     return progress
@@ -90,7 +96,7 @@ def read_batch(folder: str | os.PathLike[str]) -> BatchResult:
     """
     path = Path(folder)
     try:
-        if not (path / PLAN_FILE).is_file():
+        if not (path / PLAN_FILE).exists():
             return read_metadata(path)  # a batch of a version that kept no plan
         plan, told = read_run(path)
         there = [item for item, _ in told.values() if item.path is None or (path / item.path).is_file()]
@@ -108,7 +114,7 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[RunPlan, dict[int, tuple[B
     path = Path(folder)
     plan = read_plan(path)
     records = read_ledger(path / LEDGER_FILE) if (path / LEDGER_FILE).exists() else []
-    return plan, {job.index: (item, record["seconds"]) for record, job, item in _told(records, plan.jobs, path)}
+    return plan, {index: (line.item, line.seconds) for index, line in last_lines(records, plan.jobs, path).items()}
 
 
 def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
@@ -118,42 +124,41 @@ def same_plan(folder: Path, plan: RunPlan) -> RunPlan:
     """
     stored = read_plan(folder)
     if changes := stored.changes(plan):
-        expected = f"another folder, or the call that began the run in it ({'; '.join(changes)})"
-        raise InvalidValueError("output_dir", str(folder), expected)
+        expected = "another folder, or one whose run this call has begun"
+        raise OtherRunError("output_dir", str(folder), expected, changes, _way_out(stored, changes))
     return stored
+
+
+def _way_out(stored: RunPlan, changes: tuple[str, ...]) -> str:
+    elsewhere = [change for change in changes if change.startswith("environment.")]
+    if len(elsewhere) < len(changes):
+        return "The call that began it goes on with it; choose another folder for this one"
+    threads = any(change.startswith("environment.threads ") for change in elsewhere)
+    so = f", with OMP_NUM_THREADS={stored.environment['threads']}" if threads else ""
+    return f"Go on where it was begun{so}, since other machines and versions give other bits; or choose another folder"
 
 
 def read_plan(folder: Path) -> RunPlan:
     """Return the plan of a run; raises RunFolderError where there is none that can be read."""
     path = folder / PLAN_FILE
+    text = read_run_file(path)
     try:
-        return RunPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    except OSError as error:
-        raise RunFolderError(path, f"can't be read: {error.strerror or error}", _READABLE) from error
-    except (ValueError, KeyError, TypeError) as error:  # InvalidValueError is a ValueError
+        data = parse_json(text.decode(), PLAN_FILE)["plan"]
+        check_schema(data, SCHEMA_VERSION, "plan", path)
+        return RunPlan.from_dict(data)
+    except InvalidValueError as error:
+        reason = f"is damaged, or of another version: {error}"
+        raise RunFolderError(path, reason, "Choose another folder") from error
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(path, "is damaged, or of another version", "Choose another folder") from error
 
 
-def _told(records: Iterable[Mapping[str, Any]], jobs: Iterable[Job], folder: Path) -> Iterable[Told]:
-    """Return what the ledger says last of each job: of one that was drawn again, its first picture is no more."""
-    by_id = {job.id: job for job in jobs}
-    last: dict[int, Told] = {}
-    for number, record in enumerate(records, start=1):
-        try:
-            job = by_id[record["job"]]
-            last[job.index] = record, job, BatchItem.from_dict(record["item"])
-        except (KeyError, InvalidValueError) as error:
-            reason = f"line {number} tells of no job of {PLAN_FILE}"
-            raise RunFolderError(folder / LEDGER_FILE, reason, "Remove the line: its picture is drawn again") from error
-    return last.values()
-
-
-def _is_intact(path: Path, record: Mapping[str, Any], sha256: str | None, *, verify: bool) -> bool:
+def _is_intact(path: Path, line: Line, *, verify: bool) -> bool:
     """Say whether a picture is the one that was recorded; it is read if it was touched since, or to `verify` it."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return False
-    if not stat.S_ISREG(found.st_mode) or found.st_size != record["size_bytes"]:
+    if not stat.S_ISREG(found.st_mode) or found.st_size != line.size_bytes:
         return False
-    return (found.st_mtime_ns == record["mtime_ns"] and not verify) or read_sha256(path) == sha256
+    return (found.st_mtime_ns == line.mtime_ns and not verify) or read_sha256(path) == line.item.sha256

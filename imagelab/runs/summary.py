@@ -11,6 +11,7 @@ from pathlib import Path
 from imagelab.errors import InvalidValueError
 from imagelab.results import BatchItem, BatchResult
 from imagelab.runs.plan import RunPlan
+from imagelab.whole_file import read_json
 
 METADATA_FILE = "metadata.json"
 SCORE_COLUMNS = ("similarity of", "n", "mean", "least", "median", "largest")
@@ -87,8 +88,8 @@ def read_metadata(folder: str | os.PathLike[str]) -> BatchResult:
     """Return the result that metadata.json holds; raises InvalidValueError when there is none."""
     path = Path(folder) / METADATA_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))["result"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = read_json("metadata", path)["result"]
+    except (InvalidValueError, KeyError, TypeError) as error:
         raise InvalidValueError("folder", str(folder), f"one of a batch, with a {METADATA_FILE}") from error
     # Where the folder is now: it may have moved since, and a relative path was one from elsewhere.
     return replace(BatchResult.from_dict(data), output_dir=Path(folder))

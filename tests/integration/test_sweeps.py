@@ -186,7 +186,7 @@ def test_the_command_draws_and_goes_on_and_a_dry_run_keeps_nothing(monkeypatch, 
         given = ["--output-dir", folder, "--profile", "puppet", "--device", "cpu", *only]
         code, said = imagelab("sweep", file, *given)
         assert (code, said.out) == (2, "")
-        assert "num_images was 2, is 3" in said.err
+        assert "swept.0.seeds was '0, 1', is '0, 1, 2'" in said.err
 
     for wrong, says in ({"--workers": 0}, "workers must be"), ({"--workers": 2, "--ray": "nonsense"}, "ray must be"):
         arguments = [part for pair in wrong.items() for part in pair]

@@ -13,7 +13,7 @@ from imagelab.runs import FOLDERS, BatchRequest, RunFolder, RunPlan
 STATUSES = ("accepted", "rejected", "accepted", "unscorable", "failed")
 
 
-def handmade_plan(count=5, until=None, scene="on the beach", **recipe):
+def handmade_plan(count=5, until=None, scene="on the beach", at_once=1, **recipe):
     picture = GenerationRequest(character="luca", scene_description=scene, seed=7)
     request = BatchRequest(
         picture=picture,
@@ -22,6 +22,7 @@ def handmade_plan(count=5, until=None, scene="on the beach", **recipe):
         threshold=0.5,
         save_rejected=True,
         until_accepted=until,
+        pictures_at_once=at_once,
     )
     drawn_as = {"prompt": f"luca {scene}", "width": 16, "height": 16, "steps": 2, "quality_preset": "draft"}
     judging = {"encoder": "painted", "references_sha256": "00", "threshold": 0.5}

@@ -17,6 +17,7 @@ from imagelab.errors import (
     ModelFileError,
     ModelNotFoundError,
     NotebookError,
+    OtherRunError,
     OutOfMemoryError,
     Problem,
     ProfileError,
@@ -37,6 +38,10 @@ EXAMPLES = {
     ),
     UnknownNameError("LoRA", "x", []): "unknown LoRA 'x'. Known: none",
     InvalidValueError("steps", 0, "a whole number from 1 to 150"): "steps must be a whole number from 1 to 150, got 0",
+    OtherRunError("output_dir", "out", "another folder", ("seed was 1, is 2",), "Choose another"): (
+        "output_dir must be another folder, got 'out'; its run and this call differ:\n"
+        "  seed was 1, is 2\nChoose another"
+    ),
     ModelNotFoundError("base model", Path("models/sdxl"), "Put it there"): (
         "base model: nothing at models/sdxl. Put it there"
     ),

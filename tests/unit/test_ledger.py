@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -199,3 +200,12 @@ def test_ten_thousand_records_open_in_less_than_two_seconds(tmp_path, record_pro
     seconds = perf_counter() - clock
     record_property("counted", f"10,000 records open in {seconds:.3f} s")
     assert seconds < 2
+
+
+@pytest.mark.parametrize("body", [b'{"a":' * 90_000 + b"}" * 90_000, b"{NaN}", b'{"a":1e999}', b'{"\xff":1}'])
+def test_a_line_that_is_no_json_is_damaged_though_its_checksum_is_right(tmp_path, body):
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"crc32":"%08x","record":%b}\n' % (zlib.crc32(body), body))
+    for opened in (Ledger, read_ledger):
+        with pytest.raises(RunFolderError, match=r"ledger\.jsonl: line 1 is damaged"):
+            opened(path)

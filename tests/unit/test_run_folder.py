@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from io import BufferedWriter, FileIO
 from multiprocessing import get_context
@@ -19,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.runs import RunFolder, free_folder, pending_jobs, read_batch, read_ledger
+from imagelab.errors import InvalidValueError, RunFolderError, RunStoppedError
+from imagelab.runs import Ledger, RunFolder, claimed_folder, free_folder, pending_jobs, read_batch, read_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # it forks
 STORAGE_CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
@@ -232,6 +233,7 @@ def test_any_stops_and_any_order_end_as_an_uninterrupted_run(tmp_path_factory, u
         ({"scene": "at home"}, "prompt was 'luca on the beach', is 'luca at home'"),
         ({"count": 6}, "num_images was 5, is 6"),
         ({"until": 3}, "until_accepted was None, is 3"),
+        ({"at_once": 4}, "determinism was 'strict', is 'fast, 4 at once'"),
         ({"loras": {"luca": {"weight": 0.5}}}, r"loras\.luca\.weight was None, is 0\.5"),
     ],
 )
@@ -249,8 +251,35 @@ def test_another_environment_is_refused_with_what_is_another_there(tmp_path):
     run(tmp_path / "run", handmade_plan(), at_most=2)
     elsewhere = handmade_plan()
     elsewhere.environment.update(threads=8, versions={"torch": "2.15"})
-    with pytest.raises(InvalidValueError, match=r"threads was 1, is 8; environment\.versions\.torch was '2\.13', is"):
+    with pytest.raises(InvalidValueError, match=r"with OMP_NUM_THREADS=1, since other machines") as caught:
         run(tmp_path / "run", elsewhere)
+    assert caught.value.changes == (
+        "environment.threads was 1, is 8",
+        "environment.versions.torch was '2.13', is '2.15'",
+    )
+
+
+def test_of_many_changes_five_are_shown_a_line_each_with_short_hashes(tmp_path):
+    """The weights of SDXL alone are dozens of files."""
+
+    def plan(digit):
+        return handmade_plan(model_sha256={f"unet/{number}.safetensors": digit * 64 for number in range(60)})
+
+    run(tmp_path / "run", plan("a"), at_most=1)
+    with pytest.raises(InvalidValueError) as caught:
+        run(tmp_path / "run", plan("b"))
+    first, *lines, last = str(caught.value).splitlines()
+    assert first.endswith("its run and this call differ:")
+    assert lines[0] == "  model_sha256.unet/0.safetensors was 'aaaaaaaa…', is 'bbbbbbbb…'"
+    assert lines[5:] == ["  and 55 more"]
+    assert last == "The call that began it goes on with it; choose another folder for this one"
+    assert len(caught.value.changes) == 60
+
+
+def test_more_pictures_at_most_are_named_as_the_option_is(tmp_path):
+    run(tmp_path / "run", handmade_plan(count=6, until=5), at_most=1)
+    with pytest.raises(InvalidValueError, match="max_images was 6, is 12"):
+        run(tmp_path / "run", handmade_plan(count=12, until=5))
 
 
 @pytest.mark.parametrize("harm", ["removed", "truncated", "flipped", "linked", "replaced by a folder"])
@@ -422,21 +451,90 @@ def test_every_picture_is_accounted_for_wherever_a_run_stops(tmp_path_factory, u
         assert result.items[-1].status == "accepted", "it stops with the picture that was enough"
 
 
-def test_a_full_disk_is_our_error_and_the_run_goes_on_when_there_is_space(tmp_path, uninterrupted):
-    """B1: a file system of 64 KiB, the pictures of which fill it."""
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 64 KiB."""
     small = tmp_path / "small"
     small.mkdir()
     if os.system(f"mount -t tmpfs -o size=64k tmpfs {small} 2>/dev/null"):  # noqa: S605  a path of ours
         pytest.skip("mounting needs root")
-    try:
-        (small / "ballast").write_bytes(b"0" * 32_768)
-        with pytest.raises((RunFolderError, InvalidValueError), match="No space left"):
-            run(small / "run", handmade_plan())
-        (small / "ballast").unlink()
+    yield small
+    os.system(f"umount {small}")  # noqa: S605
+
+
+def fill(disk):
+    """Leave no space on a disk; return the file to be removed for there to be some."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(b"0" * 4096)
+    return ballast
+
+
+def snapshot(folder):
+    return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_a_full_disk_is_our_error_and_the_run_goes_on_when_there_is_space(small, uninterrupted):
+    """B1: the pictures fill it."""
+    (small / "ballast").write_bytes(b"0" * 32_768)
+    with pytest.raises((RunFolderError, InvalidValueError), match="No space left"):
         run(small / "run", handmade_plan())
-        assert content(small / "run") == uninterrupted
-    finally:
-        os.system(f"umount {small}")  # noqa: S605
+    (small / "ballast").unlink()
+    run(small / "run", handmade_plan())
+    assert content(small / "run") == uninterrupted
+
+
+def test_going_on_with_a_run_on_a_full_disk_stops_it_as_the_disk_did_before(small, uninterrupted):
+    """B1: whoever tries again before there is space is told the same, and to try again."""
+    run(small / "run", handmade_plan(), at_most=2)
+    ballast = fill(small)
+    with pytest.raises(RunStoppedError, match=r"No space left.*the same call then goes on"):
+        run(small / "run", handmade_plan())
+    ballast.unlink()
+    run(small / "run", handmade_plan())
+    assert content(small / "run") == uninterrupted
+
+
+def test_a_run_that_has_ended_is_only_read_also_where_nothing_can_be_written(small, uninterrupted):
+    """B1, B5: on a full disk, and on one that is read-only."""
+    result = run(small / "run", handmade_plan())
+    ballast = fill(small)
+    before = snapshot(small)
+    assert run(free_folder(small / "run", "luca"), handmade_plan(), draw=None) == result
+    os.system(f"mount -o remount,ro {small}")  # noqa: S605
+    assert run(free_folder(small / "run", "luca"), handmade_plan(), draw=None) == result
+    assert pending_jobs(small / "run", handmade_plan()) == ()
+    with pytest.raises(InvalidValueError, match="num_images"):
+        run(small / "run", handmade_plan(count=6))
+    os.system(f"mount -o remount,rw {small}")  # noqa: S605
+    assert snapshot(small) == before
+    ballast.unlink()
+    assert content(small / "run") == uninterrupted
+
+
+def test_of_a_run_on_a_read_only_disk_it_is_known_what_is_left_and_it_is_not_drawn(small):
+    """B5: a dry run writes nothing, and so needs nothing that can be written."""
+    run(small / "run", handmade_plan(), at_most=2)
+    os.system(f"mount -o remount,ro {small}")  # noqa: S605
+    assert len(pending_jobs(small / "run", handmade_plan())) == 3
+    assert len(pending_jobs(small / "new", handmade_plan())) == 5
+    for folder in ("run", "new"):
+        with pytest.raises(InvalidValueError, match=r"output_dir.*can be written \(Read-only file system"):
+            run(small / folder, handmade_plan())
+    with pytest.raises(InvalidValueError, match=r"output_dir.*can be written"):
+        free_folder(small / "new", "luca")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "index.html"])
+def test_what_a_run_that_has_ended_tells_of_itself_is_written_again_where_it_is_gone_and_else_left(tmp_path, name):
+    run(tmp_path / "run", handmade_plan())
+    whole, before = content(tmp_path / "run"), snapshot(tmp_path)
+    run(tmp_path / "run", handmade_plan(), draw=None)
+    assert snapshot(tmp_path) == before
+    (tmp_path / "run" / name).unlink()
+    run(tmp_path / "run", handmade_plan(), draw=None)
+    assert content(tmp_path / "run") == whole
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "a pipe", "/dev/full", "/proc/nowhere"])
@@ -472,14 +570,16 @@ def test_other_files_in_a_folder_stay_beside_the_run(tmp_path, uninterrupted):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["accepted", "rejected"])
+@pytest.mark.parametrize("name", ["accepted", "rejected", "set_aside"])
 def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
     """B7: what is written stays inside."""
     run(tmp_path / "run", handmade_plan(), at_most=0)
     (tmp_path / "elsewhere").mkdir()
     run(tmp_path / "run", handmade_plan(), at_most=1)
-    shutil.rmtree(tmp_path / "run" / name)
+    shutil.rmtree(tmp_path / "run" / name, ignore_errors=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    for picture in (tmp_path / "run").glob("accepted/*.png"):
+        picture.write_bytes(b"not that picture")  # which would be set aside
     with pytest.raises(InvalidValueError, match=f"{name}/ is no link"):
         run(tmp_path / "run", handmade_plan())
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -577,6 +677,42 @@ def test_of_processes_that_start_at_once_one_draws_and_the_others_are_refused(tm
     )
 
 
+def draw_somewhere(number, gate, answers):
+    gate.wait()
+    with claimed_folder(None, "luca") as folder:
+        run(folder, handmade_plan(scene=f"scene {number}"))
+    answers.put((number, folder))
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch):
+    """B10: four processes that are given no folder, at once."""
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path))
+    context = get_context("fork")
+    gate, answers = context.Barrier(4), context.Queue()
+    racers = [context.Process(target=draw_somewhere, args=(number, gate, answers)) for number in range(4)]
+    for racer in racers:
+        racer.start()
+    folders = dict(answers.get(timeout=60) for _ in racers)
+    for racer in racers:
+        racer.join()
+    assert len(set(folders.values())) == 4
+    for number, folder in folders.items():
+        assert folder.parent == tmp_path / "reports" / "runs"
+        assert read_batch(folder).scene_description == f"scene {number}"
+        assert read_batch(folder).pending == 0
+
+
+def test_a_new_folder_into_which_nothing_came_is_removed_with_those_made_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGELAB_ROOT", str(tmp_path / "root"))
+    with claimed_folder(None, "luca") as folder:
+        assert folder.is_dir()
+    assert not (tmp_path / "root").exists()
+    (tmp_path / "own").mkdir()
+    with claimed_folder(tmp_path / "own", "luca") as folder:
+        assert folder == tmp_path / "own"
+    assert folder.is_dir()
+
+
 def take_turns(folder, gate, answers):
     refused, pending = 0, True
     gate.wait()
@@ -631,6 +767,134 @@ def test_ledger_lines_of_another_run_are_an_error_that_names_the_line(tmp_path):
     (tmp_path / "two" / "plan.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"plan\.json: is damaged"):
         read_batch(tmp_path / "two")
+
+
+def rewrite_ledger(folder, change, place=0):
+    """Let a stranger change a line of a ledger, its checksum included."""
+    ledger = folder / "ledger.jsonl"
+    records = read_ledger(ledger)
+    change(records[place])
+    ledger.unlink()
+    with Ledger(ledger) as written:
+        for record in records:
+            written.append(record)
+
+
+@pytest.mark.parametrize("target", ["beside", "absolute", "another picture's", "through a link", "of a failed one"])
+def test_a_ledger_that_names_a_file_elsewhere_is_refused_and_the_file_stays(tmp_path, target):
+    """B7, D11: a run's folder may come from anybody, and what its ledger names was set aside if it was no picture."""
+    folder, precious = tmp_path / "run", tmp_path / "canary" / "precious.txt"
+    run(folder, handmade_plan())
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    (folder / "link").symlink_to(precious.parent)
+    paths = {
+        "beside": "../canary/precious.txt",
+        "absolute": str(precious),
+        "another picture's": "rejected/0001_seed8.png",
+        "through a link": "link/precious.txt",
+        "of a failed one": "accepted/../../canary/precious.txt",
+    }
+    place = next(place for place, record in enumerate(read_ledger(folder / "ledger.jsonl"))
+                 if (record["item"]["status"] == "failed") == (target == "of a failed one"))  # fmt: skip
+    rewrite_ledger(folder, lambda record: record["item"].update(path=paths[target]), place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for opened in (lambda: run(folder, handmade_plan()), lambda: read_batch(folder)):
+        with pytest.raises(RunFolderError, match=rf"line {place + 1} tells of no job.* path must be .*Remove the line"):
+            opened()
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (folder / "set_aside").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record.pop("seconds"), "seconds"),
+        (lambda record: record.pop("mtime_ns"), "mtime_ns"),
+        (lambda record: record.update(seconds="x"), r"Line\.seconds must be a number, got 'x'"),
+        (lambda record: record.update(size_bytes=1.5), r"Line\.size_bytes"),
+        (lambda record: record.update(note="hello"), "'note'"),
+        (lambda record: record.update(job=7), r"Line\.job"),
+        (lambda record: record["item"].update(index=77), "index and seed must be the job's, 0 and 7"),
+        (lambda record: record["item"].update(seed=8), "index and seed must be the job's, 0 and 7"),
+        (lambda record: record["item"].update(status="lovely"), "lovely"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_an_error_that_names_it_though_its_checksum_is_right(tmp_path, change, said):
+    run(tmp_path / "run", handmade_plan())
+    rewrite_ledger(tmp_path / "run", change)
+    for opened in (lambda: run(tmp_path / "run", handmade_plan()), lambda: read_batch(tmp_path / "run")):
+        with pytest.raises(RunFolderError, match=rf"ledger\.jsonl: line 1 tells of no job.*{said}"):
+            opened()
+
+
+def rewrite_plan(folder, change):
+    path = folder / "plan.json"
+    data = json.loads(path.read_text())
+    change(data["plan"])
+    path.write_text(json.dumps(data))
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda plan: plan.update(recipes=[]), "recipes must be as many as there are variants: 1, got 0"),
+        (lambda plan: plan.update(judgings=plan["judgings"] * 2), "judgings must be as many"),
+        (lambda plan: plan.update(schema_version=99), r"schema_version of plan .* must be 2, all that this imagelab"),
+        (lambda plan: plan["request"].update(num_images=10**12), "num_images must be a whole number between 1 and"),
+        (lambda plan: plan["environment"].update(deep=nested(400)), "nested more than 100 deep"),
+        (lambda plan: plan["environment"].update(odd=float("nan")), "NaN is no number"),
+        (lambda plan: plan["request"].update(threshold=10**400), "threshold must be a number"),
+        (lambda plan: plan.clear(), "must be complete"),
+    ],
+)
+def test_a_plan_that_no_run_writes_is_refused_with_what_is_wrong_with_it(tmp_path, harm, said):
+    run(tmp_path / "run", handmade_plan())
+    rewrite_plan(tmp_path / "run", harm)
+    for opened in (lambda: run(tmp_path / "run", handmade_plan()), lambda: read_batch(tmp_path / "run")):
+        with pytest.raises(RunFolderError, match=rf"plan\.json: is damaged, or of another version.*{said}"):
+            opened()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", "7", '{"plan": 7}', "\xff", '{"plan": 1e999}'])
+def test_a_plan_that_is_no_plan_is_damaged(tmp_path, text):
+    run(tmp_path / "run", handmade_plan())
+    (tmp_path / "run" / "plan.json").write_text(text, encoding="latin-1")
+    with pytest.raises(RunFolderError, match=r"plan\.json: is damaged"):
+        read_batch(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "ledger.jsonl", "metadata.json"])
+def test_a_pipe_in_place_of_a_runs_file_is_refused_and_never_waited_for(tmp_path, name):
+    """B7: reading a FIFO that nobody writes to would hang for good."""
+    folder = tmp_path / "run"
+    run(folder, handmade_plan())
+    if name == "metadata.json":
+        (folder / "plan.json").unlink()  # as a version wrote it that kept none
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises((RunFolderError, InvalidValueError), match=rf"{name}: isn't a file|with a metadata\.json"):
+        read_batch(folder)
+    if name != "metadata.json":
+        with pytest.raises(RunFolderError, match=rf"{name}: isn't a file"):
+            run(folder, handmade_plan())
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, '{"pid": 1}', None])
+def test_whatever_the_file_of_the_holder_holds_a_second_process_is_refused(tmp_path, text):
+    with RunFolder(tmp_path / "run", handmade_plan()):
+        holder = tmp_path / "run" / ".holder.json"
+        holder.unlink()
+        os.mkfifo(holder) if text is None else holder.write_text(text)
+        with pytest.raises(InvalidValueError, match="another process draws into it"):
+            run(tmp_path / "run", handmade_plan())
 
 
 def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypatch, record_property):

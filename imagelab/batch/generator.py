@@ -82,6 +82,7 @@ class BatchImageGenerator:
         batch_size: int = 4,
         retry_failed: bool = False,
         verify: bool = False,
+        reuse: Iterable[str | os.PathLike[str]] = (),
         progress: bool = True,
     ) -> BatchResult:
         """Draw `num_images` pictures from `seed` on and keep those on which the character is recognised.
@@ -97,7 +98,8 @@ class BatchImageGenerator:
         on where an earlier one was stopped, by whatever, and ends with the pictures that an uninterrupted one would
         have drawn, bit for bit; one that has ended is only read. With `retry_failed` failed pictures are drawn again.
         A picture that was harmed meanwhile is set aside and drawn again; its size and its time of change tell, or, with
-        `verify`, its every byte.
+        `verify`, its every byte. What runs in the folders of `reuse` have drawn already is taken from there: of a batch
+        of twelve, six may come from one of six.
 
         That holds for `determinism` "strict", which draws one picture at a time whatever `batch_size` says. "fast"
         draws `batch_size` of them together, which a GPU does faster; their last bits then depend on which ones those
@@ -139,7 +141,7 @@ class BatchImageGenerator:
             determinism=determinism,
             batch_size=batch_size,
         )
-        return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress)
+        return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, reuse=reuse, progress=progress)
 
     def plan(self, request: BatchRequest) -> RunPlan:
         """Return what a batch is going to do, the jobs with their seeds included; draws nothing and writes nothing.
@@ -155,6 +157,7 @@ class BatchImageGenerator:
         *,
         retry_failed: bool = False,
         verify: bool = False,
+        reuse: Iterable[str | os.PathLike[str]] = (),
         progress: bool = True,
         workers: int = 1,
         ray: str | None = None,
@@ -174,7 +177,7 @@ class BatchImageGenerator:
             self.setup, self.generator.device, request, plan, check_whole(workers, "workers", 1, MAX_WORKERS), ray
         )
         run = RunFolder(folder, plan, retry_failed=retry_failed, verify=verify)
-        return run_batch(run, self.generator, request, judges, crew, progress=progress)
+        return run_batch(run, self.generator, request, judges, crew, reuse=reuse, progress=progress)
 
     def cleanup(self) -> None:
         """Close the generator and the references that were made here; may be called twice."""

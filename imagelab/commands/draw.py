@@ -19,6 +19,10 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those ag
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read every picture that is there, to find what was harmed since.")
 ]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Take pictures from another run that drew the same; may be given several times."),
+]
 Workers = Annotated[int, typer.Option(help="Processes that draw, each on a GPU of its own if there are any.")]
 Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Let as many actors of a Ray cluster draw: auto, local or ray://…")
@@ -70,6 +74,7 @@ def batch(
     batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
     retry_failed: RetryFailed = False,
     verify: Verify = False,
+    reuse: Reuse = None,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
@@ -125,7 +130,15 @@ def batch(
             return
         folder = free_folder(output_dir, batches.generator.configs.character(character).name)
         with _resumable(folder):
-            result = batches.run(request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray)
+            result = batches.run(
+                request,
+                folder,
+                retry_failed=retry_failed,
+                verify=verify,
+                reuse=reuse or (),
+                workers=workers,
+                ray=ray,
+            )
     _say_batch(result)
 
 
@@ -136,6 +149,7 @@ def sweep(
     ] = None,
     retry_failed: RetryFailed = False,
     verify: Verify = False,
+    reuse: Reuse = None,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: Annotated[
@@ -165,7 +179,14 @@ def sweep(
             return
         with _resumable(folder):
             result = run_sweep(
-                batches, request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray
+                batches,
+                request,
+                folder,
+                retry_failed=retry_failed,
+                verify=verify,
+                reuse=reuse or (),
+                workers=workers,
+                ray=ray,
             )
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 

@@ -84,6 +84,7 @@ class BatchImageGenerator:
         batch_size: int = 4,
         retry_failed: bool = False,
         verify: bool = False,
+        reuse: Iterable[str | os.PathLike[str]] = (),
         progress: bool = True,
     ) -> BatchResult:
         """Draw `num_images` pictures from `seed` on and keep those on which the character is recognised.
@@ -99,7 +100,8 @@ class BatchImageGenerator:
         on where an earlier one was stopped, by whatever, and ends with the pictures that an uninterrupted one would
         have drawn, bit for bit; one that has ended is only read. With `retry_failed` failed pictures are drawn again.
         A picture that was harmed meanwhile is set aside and drawn again; its size and its time of change tell, or, with
-        `verify`, its every byte.
+        `verify`, its every byte. What runs in the folders of `reuse` have drawn already is taken from there: of a batch
+        of twelve, six may come from one of six.
 
         That holds for `determinism` "strict", which draws one picture at a time whatever `batch_size` says. "fast"
         draws `batch_size` of them together, which a GPU does faster; their last bits then depend on which ones those
@@ -141,7 +143,7 @@ class BatchImageGenerator:
             determinism=determinism,
             batch_size=batch_size,
         )
-        return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress)
+        return self.run(request, output_dir, retry_failed=retry_failed, verify=verify, reuse=reuse, progress=progress)
 
     def plan(self, request: BatchRequest, *, workers: int = 1, ray: str | None = None) -> RunPlan:
         """Return what a batch is going to do, the jobs with their seeds included; draws nothing and writes nothing.
@@ -159,6 +161,7 @@ class BatchImageGenerator:
         *,
         retry_failed: bool = False,
         verify: bool = False,
+        reuse: Iterable[str | os.PathLike[str]] = (),
         progress: bool = True,
         workers: int = 1,
         ray: str | None = None,
@@ -178,7 +181,7 @@ class BatchImageGenerator:
             run = RunFolder(
                 folder, plan, retry_failed=retry_failed, verify=verify, make_maps=self.generator.control_maps
             )
-            return run_batch(run, self.generator, request, judges, crew, progress=progress)
+            return run_batch(run, self.generator, request, judges, crew, reuse=reuse, progress=progress)
 
     def _crew(
         self, request: BatchRequest, plan: RunPlan, workers: int, ray: str | None

@@ -1,8 +1,10 @@
 """Run a batch that is planned: draw what is left of it, and take each picture into the run's folder."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from traceback import clear_frames, walk_tb
 from types import TracebackType
 
@@ -11,6 +13,7 @@ from tqdm.auto import tqdm
 from imagelab.batch.drawing import Attempt, OnStep, draw_jobs, judge_attempt
 from imagelab.batch.following import AbandonedError, Follower
 from imagelab.batch.judging import Judges
+from imagelab.batch.reusing import find_drawn
 from imagelab.character import CharacterGenerator
 from imagelab.results import BatchResult
 from imagelab.runs import BatchRequest, RunFolder
@@ -27,9 +30,12 @@ def run_batch(
     judges: Judges,
     crew: ProcessCrew | RayCrew | None,
     *,
+    reuse: Iterable[str | os.PathLike[str]],
     progress: bool,
 ) -> BatchResult:
     """Open a run's folder, draw what is pending, by a crew if there is one, and return what has become of it all.
+
+    What runs in the folders of `reuse` have drawn of it is taken from there.
 
     What was drawn is judged and committed in a thread, while the next is drawn here. Raises what RunFolder and drawing
     raise; after a KeyboardInterrupt nothing of the drawing stays in memory.
@@ -39,7 +45,7 @@ def run_batch(
             with (
                 Follower() as follower,
                 suppress(AbandonedError),  # the follower raises why
-                _drawing(run, generator, request, crew, follower.check) as groups,
+                _drawing(run, generator, request, crew, reuse, follower.check) as groups,
             ):
                 _follow(run, groups, partial(_commit, run, request, judges), follower, progress=progress)
             return run.result()
@@ -55,19 +61,24 @@ def _drawing(
     generator: CharacterGenerator,
     request: BatchRequest,
     crew: ProcessCrew | RayCrew | None,
+    reuse: Iterable[str | os.PathLike[str]],
     on_step: OnStep,
 ) -> Iterator[Iterable[Group]]:
     """Give the pending jobs, as they are drawn, one after the other; nothing is loaded where there are none."""
     jobs = run.pending_jobs()
+    elsewhere = find_drawn(reuse, request, jobs)
+    taken = ((found.drawn(request),) for found in elsewhere)
+    there = {found.job for found in elsewhere}
+    jobs = tuple(job for job in jobs if job not in there)
     if not jobs:
-        yield ()
+        yield taken
     elif crew is None:
         generator.load()
         generator.restore_memory_policy()  # what an earlier run lacked says nothing about this one
-        yield draw_jobs(generator, request, jobs, on_step)
+        yield chain(taken, draw_jobs(generator, request, jobs, on_step))
     else:
         with crew:
-            yield ((drawn,) for drawn in share(crew, jobs))
+            yield chain(taken, ((drawn,) for drawn in share(crew, jobs)))
 
 
 def _follow(

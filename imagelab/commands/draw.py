@@ -1,7 +1,7 @@
 """The commands that draw: batch, sweep, replay."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Draw those again that have failed.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read every picture that is there, to find what was harmed since.")
+]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Take pictures from another run that drew the same; may be given several times."),
 ]
 Workers = Annotated[
     int,
@@ -83,6 +87,7 @@ def batch(
     batch_size: Annotated[int, typer.Option(help="With --determinism fast: pictures drawn at once.")] = 4,
     retry_failed: RetryFailed = False,
     verify: Verify = False,
+    reuse: Reuse = None,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: DryRun = False,
@@ -131,11 +136,19 @@ def batch(
     )
     with BatchImageGenerator(profile=profile, device=device) as batches:
         if dry_run:
-            _say_plan(batches, request, output_dir, retry_failed, verify, workers, ray)
+            _say_plan(batches, request, output_dir, retry_failed, verify, reuse or (), workers, ray)
             return
         name = batches.generator.configs.character(character).name
         with claimed_folder(output_dir, name) as folder, _resumable(folder):
-            result = batches.run(request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray)
+            result = batches.run(
+                request,
+                folder,
+                retry_failed=retry_failed,
+                verify=verify,
+                reuse=reuse or (),
+                workers=workers,
+                ray=ray,
+            )
     _say_batch(result)
 
 
@@ -146,6 +159,7 @@ def sweep(
     ] = None,
     retry_failed: RetryFailed = False,
     verify: Verify = False,
+    reuse: Reuse = None,
     workers: Workers = 1,
     ray: Ray = None,
     dry_run: DryRun = False,
@@ -167,11 +181,18 @@ def sweep(
     folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
     with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
         if dry_run:
-            _say_plan(batches, request, folder, retry_failed, verify, workers, ray)
+            _say_plan(batches, request, folder, retry_failed, verify, reuse or (), workers, ray)
             return
         with _resumable(folder):
             result = run_sweep(
-                batches, request, folder, retry_failed=retry_failed, verify=verify, workers=workers, ray=ray
+                batches,
+                request,
+                folder,
+                retry_failed=retry_failed,
+                verify=verify,
+                reuse=reuse or (),
+                workers=workers,
+                ray=ray,
             )
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 
@@ -222,6 +243,7 @@ def _say_plan(
     folder: Path | None,
     retry_failed: bool,
     verify: bool,
+    reuse: Iterable[Path],
     workers: int,
     ray: str | None,
 ) -> None:
@@ -232,7 +254,7 @@ def _say_plan(
     plan = batches.plan(request, workers=workers, ray=ray)
     if folder is not None:
         _check_room(folder)
-    cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify, workers=workers)
+    cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify, reuse=reuse, workers=workers)
     typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
 
 

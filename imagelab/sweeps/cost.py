@@ -1,13 +1,14 @@
 """What a run is going to cost: seconds from pictures that were drawn before, or from one that is drawn to measure."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from imagelab.batch import BatchImageGenerator
+from imagelab.batch.reusing import find_drawn
 from imagelab.config import project_root
 from imagelab.errors import ImageLabError
 from imagelab.results import Record
@@ -42,9 +43,12 @@ def estimate_cost(
     *,
     retry_failed: bool = False,
     verify: bool = False,
+    reuse: Iterable[str | os.PathLike[str]] = (),
     workers: int = 1,
 ) -> Cost:
     """Estimate what is left of a run in `output_dir`, as `pending_jobs` counts it, or of a new one.
+
+    What the runs in the folders of `reuse` have of it isn't left.
 
     Time is taken to grow with steps × pixels, to double where steps are guided, and to grow with each ControlNet; to be
     divided by `workers`, which doesn't count how long they take to start, nor that those on one CPU share its cores.
@@ -56,6 +60,8 @@ def estimate_cost(
     folder = None if output_dir is None else Path(output_dir)
     given = {"retry_failed": retry_failed, "verify": verify}
     pending = plan.jobs if folder is None else pending_jobs(folder, plan, **given)
+    taken = {found.job for found in find_drawn(reuse, plan.request, pending)}
+    pending = tuple(job for job in pending if job not in taken)
     work = sum(_work(plan, job.variant) for job in pending)
     if not pending:
         return Cost(pictures=len(plan.jobs), pending=0, seconds=0.0, basis="nothing: all are drawn")

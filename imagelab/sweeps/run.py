@@ -1,6 +1,7 @@
 """Draw a sweep, and write what it leaves beside its pictures: a contact sheet and a table."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from imagelab.batch import BatchImageGenerator
@@ -19,17 +20,26 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     verify: bool = False,
+    reuse: Iterable[str | os.PathLike[str]] = (),
     progress: bool = True,
     workers: int = 1,
     ray: str | None = None,
 ) -> BatchResult:
     """Draw a sweep, or go on with it, as `BatchImageGenerator.run` does; then write its sheet and its table.
 
-    `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already aren't drawn again. Workers are
+    `request` is `sweep_request`'s or `lora_request`'s. Pictures that are there already, or in the folders of other runs
+    that `reuse` names, aren't drawn again: so a sweep grows by values of an axis, in a folder of its own. Workers are
     those of `BatchImageGenerator.run`. Raises what `generate_batch` raises.
     """
     result = batches.run(
-        request, output_dir, retry_failed=retry_failed, verify=verify, progress=progress, workers=workers, ray=ray
+        request,
+        output_dir,
+        retry_failed=retry_failed,
+        verify=verify,
+        reuse=reuse,
+        progress=progress,
+        workers=workers,
+        ray=ray,
     )
     assert result.output_dir is not None  # noqa: S101  a run has a folder
     write_sweep(result.output_dir)

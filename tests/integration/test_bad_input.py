@@ -263,7 +263,7 @@ def edit(folder, old, new):
 
 
 def test_steps_0_in_a_preset_is_refused_with_file_and_key(own_configs):
-    edit(own_configs, "steps: 12", "steps: 0")
+    edit(own_configs, "steps: 6,", "steps: 0,")
     with pytest.raises(ConfigError) as refusal:
         load_configs(own_configs)
     check(refusal, ConfigError, ("sdxl_config.yaml", "profiles.puppet.quality_presets.draft.steps", "0"))

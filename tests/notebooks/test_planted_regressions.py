@@ -28,8 +28,8 @@ class Regression:
 
 
 PLANTED = [
-    Regression("steps of a preset", GENERATE, SDXL, "{steps: 12", "{steps: 11"),
-    Regression("guidance", GENERATE, SDXL, "25, guidance_scale: 2.0", "25, guidance_scale: 2.5"),
+    Regression("steps of a preset", GENERATE, SDXL, "{steps: 6,", "{steps: 5,"),
+    Regression("guidance", GENERATE, SDXL, "10, guidance_scale: 2.0", "10, guidance_scale: 2.5"),
     Regression("scheduler", GENERATE, SDXL, "2.0, scheduler: dpmpp_2m_karras", "2.0, scheduler: dpmpp_2m"),
     Regression("negative prompt", GENERATE, SDXL, "negative_prompt: none", "negative_prompt: default"),
     Regression("description of a character", GENERATE, CHARACTERS, "curly brown hair", "brown hair"),

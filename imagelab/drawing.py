@@ -49,7 +49,12 @@ class Models:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
         self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
         self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
-        self.contract = Contract(pipe=self.loaded.pipe, device=self.loaded.device, limit_gib=self.memory.limit_gib)
+        self.contract = Contract(
+            pipe=self.loaded.pipe,
+            device=self.loaded.device,
+            limit_gib=self.memory.limit_gib,
+            compiled=self.loaded.compiled_by is not None,
+        )
 
     def weights_at_hand(self) -> AbstractContextManager[None]:
         """Take the offloading hooks off, if there are any, while weights are read or rewritten."""
@@ -57,7 +62,7 @@ class Models:
 
     def give_up_more(self, why: str) -> bool:
         """Go down the ladder by one rung, to stay there; False at its end. Says so, and why, in a DegradedWarning."""
-        rung = next_rung(self.memory, self.loaded.device)
+        rung = next_rung(self.memory, self.loaded.device, compiled=self.contract.compiled)
         if rung is None:
             return False
         memory, what = rung
@@ -304,7 +309,7 @@ def _record(
         memory_policy=models.memory.policy,
         batch_size=batch_size,
         degraded=(*loaded.degraded, *models.given_up),
-        versions=drawing_versions(),
+        versions=drawing_versions(loaded.compiled_by),
         environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_option, number
+from imagelab.commands.options import FAILED, INCOMPLETE, Compiled, Device, ProfileName, fail, folder_option, number
 from imagelab.errors import InvalidValueError, RunStoppedError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def batch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be drawn, and draw nothing.")] = False,
     profile: ProfileName = None,
     device: Device = "auto",
+    compiled: Compiled = None,
 ) -> None:
     """Draw a batch and keep what shows the character; the same command goes on with one that was stopped.
 
@@ -116,7 +117,7 @@ def batch(
         determinism=determinism,
         batch_size=batch_size,
     )
-    with BatchImageGenerator(profile=profile, device=device) as batches:
+    with BatchImageGenerator(profile=profile, device=device, compiled=compiled) as batches:
         if dry_run:
             plan = batches.plan(request)
             given = {"retry_failed": retry_failed, "verify": verify}
@@ -143,6 +144,7 @@ def sweep(
     ] = False,
     profile: ProfileName = None,
     device: Device = "auto",
+    compiled: Compiled = None,
 ) -> None:
     """Draw pictures along axes: LoRA weights, schedulers, seeds …; the same command goes on with a stopped one.
 
@@ -157,7 +159,7 @@ def sweep(
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))
     folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
-    with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
+    with BatchImageGenerator(profile=profile, device=device, configs=configs, compiled=compiled) as batches:
         if dry_run:
             plan = batches.plan(request)
             cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify)

@@ -88,7 +88,8 @@ def eagerly(*models: nn.Module) -> Iterator[None]:
 
 
 def _call(graph: Callable[..., Any], layers: Sequence[Any], name: str, *given: Any, **named: Any) -> Any:
-    given, named = _steady(given), _steady(named)
+    # None is every optional argument's default: a pipeline with ControlNets says it while none of them acts
+    given, named = _steady(given), _steady({key: value for key, value in named.items() if value is not None})
     if "encoder_hidden_states" in named:
         ask_ahead(layers, named["encoder_hidden_states"])
     return _compiled(graph, name, *given, **named)

@@ -20,9 +20,9 @@ from imagelab.errors import GenerationError
 from imagelab.prompt_attention import ask_ahead, cross_attentions
 
 _OFF = "or draw without: compiled: false in the profile"
-# Of one kind of model, each for a size, a batch, with or without guidance and ControlNets; more is an error here,
-# never eager. PyTorch's own limit is 8.
-_MOST_GRAPHS = 64
+# Of UNet and ControlNets together, whose forward diffusers wraps in one function: each for a size, a batch, with or
+# without guidance and ControlNets. More is an error here, never eager. PyTorch's own limit is 8.
+_MOST_GRAPHS = 128
 
 
 def find_compiler() -> str:
@@ -73,7 +73,8 @@ def compile_model(model: nn.Module) -> None:
 @contextmanager
 def eagerly(*models: nn.Module) -> Iterator[None]:
     """Let compiled models do as if they weren't, in the layout that diffusers loads them in; others anyway do."""
-    compiled = [model for model in models if getattr(model.forward, "func", None) is _call]
+    forwards = {model: getattr(model, "_old_forward", model.forward) for model in models}  # beneath an offloading hook
+    compiled = [model for model, forward in forwards.items() if getattr(forward, "func", None) is _call]
     if not compiled:
         yield
         return

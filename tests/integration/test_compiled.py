@@ -74,6 +74,7 @@ WARM_UP = {
     "landscape": {"width": SIDE + 32},
     "not guided": {"guidance_scale": 1.0},
     "ControlNet": {"control": {"scale": 0.7}},
+    "union ControlNet": {"control": {"scale": 0.7, "model": "union"}},
 }
 OTHERWISE = {
     "prompt and seed": {"scene": "at night in the town", "seed": 8, "character": "alberto"},
@@ -85,6 +86,7 @@ OTHERWISE = {
     "LoRA at some steps": {"additional_loras": (LoraUse(name="beach", weight=0.8, start=0.5),)},
     "no LoRA": {"character": None},
     "ControlNet's scale": {"control": {"scale": 0.31}},
+    "union ControlNet's scale": {"control": {"scale": 0.4, "model": "union"}},
     "ControlNet at some steps": {"control": {"scale": 1.0, "end": 0.7}},
     "portrait again": {"height": SIDE + 32, "seed": 1},
     "landscape again": {"width": SIDE + 32, "seed": 1},

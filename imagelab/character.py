@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from imagelab.composition import PlannedLora, compose_loras, lora_uses
 from imagelab.config import Configs, Profile, load_configs
 from imagelab.controls import control_uses, one_control
-from imagelab.errors import GenerationError, InvalidValueError
+from imagelab.errors import GenerationError, InvalidValueError, ProfileError
 from imagelab.imagefiles import check_picture_path, check_png_path, control_map_path, save_picture, save_png
 from imagelab.plan import Plan, check_seeds, plan_generation
 from imagelab.results import ControlUse, Generation, GenerationRequest, LoraUse
@@ -43,13 +43,21 @@ class CharacterGenerator:
 
     _models: "Models | None" = None  # on the class: __del__ also meets what __init__ refused
 
-    def __init__(self, profile: str | None = None, device: str = "auto", configs: Configs | None = None) -> None:
+    def __init__(
+        self,
+        profile: str | None = None,
+        device: str = "auto",
+        configs: Configs | None = None,
+        *,
+        compiled: bool | None = None,
+    ) -> None:
         """Choose a profile and a device: "auto", "cpu", "cuda" or "cuda:1"; nothing is loaded yet.
 
-        Raises ConfigError, UnknownNameError or InvalidValueError.
+        `compiled`: whether the models that draw are compiled; None: as the profile says. Raises ConfigError,
+        UnknownNameError, InvalidValueError, or ProfileError for a memory policy under which nothing can be compiled.
         """
         self.configs = load_configs() if configs is None else configs
-        self.profile: Profile = self.configs.profile(profile)
+        self.profile: Profile = _compiled(self.configs.profile(profile), compiled=compiled)
         if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise InvalidValueError("device", device, "auto, cpu, cuda or cuda:<number>")
         self.device = device
@@ -297,6 +305,18 @@ class CharacterGenerator:
     def __del__(self) -> None:
         if self._models is not None:
             warnings.warn(f"{self!r} was never cleaned up", ResourceWarning, stacklevel=2, source=self)
+
+
+def _compiled(profile: Profile, *, compiled: bool | None) -> Profile:
+    """Return a profile with `compiled` as asked for."""
+    if compiled is not None:
+        if not isinstance(compiled, bool):
+            raise InvalidValueError("compiled", compiled, "True, False or None")
+        profile = profile.model_copy(update={"compiled": compiled})
+    if profile.compiled and profile.memory.policy == "sequential_offload":
+        fix = "Choose another memory.policy, or draw without: compiled: false"
+        raise ProfileError(profile.name, "compiled models can't be offloaded layer by layer", fix)
+    return profile
 
 
 def _check_bases(loras: Iterable[PlannedLora]) -> None:

@@ -17,6 +17,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from imagelab.compiling import compile_model
 from imagelab.config import MemoryPolicy
 from imagelab.control_models import check_controlnet
 from imagelab.controls import PlannedControl
@@ -182,6 +183,8 @@ def load_controlnet(control: PlannedControl, loaded: LoadedPipeline) -> LoadedNe
     _check_fit(module, unet, control)
     module.requires_grad_(requires_grad=False).eval()
     use_sdpa(module)
+    if loaded.compiled_by:
+        compile_model(module)
     return LoadedNet(module=module, sha256=hashes)
 
 

@@ -54,7 +54,9 @@ class Models:
         self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
         device = self.loaded.device
         limit: float | None = getattr(self.memory.limit_gib, device.type, None)
-        self.contract = Contract(pipe=self.loaded.pipe, device=device, limit_gib=limit)
+        self.contract = Contract(
+            pipe=self.loaded.pipe, device=device, limit_gib=limit, compiled=self.loaded.compiled_by is not None
+        )
 
     def refuse_forks(self) -> None:
         """Raise GenerationError in a fork that would wait for ever for threads, or a GPU, which only its parent has."""
@@ -71,7 +73,7 @@ class Models:
 
     def give_up_more(self, why: str) -> bool:
         """Go down the ladder by one rung, to stay there; False at its end. Says so, and why, in a DegradedWarning."""
-        rung = next_rung(self.memory, self.loaded.device)
+        rung = next_rung(self.memory, self.loaded.device, compiled=self.contract.compiled)
         if rung is None:
             return False
         memory, what = rung
@@ -318,7 +320,7 @@ def _record(
         memory_policy=models.memory.policy,
         batch_size=batch_size,
         degraded=(*loaded.degraded, *models.given_up),
-        versions=drawing_versions(),
+        versions=drawing_versions(loaded.compiled_by),
         environment=read_environment(loaded.device),
         seconds=seconds,
         peak_vram_gib=peak_vram_gib,

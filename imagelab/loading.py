@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline
 
+from imagelab.compiling import check_compiling, compile_model, find_compiler
 from imagelab.config import Profile
 from imagelab.devices import resolve_device, within_memory
 from imagelab.errors import ModelFileError, ModelNotFoundError
@@ -27,9 +28,11 @@ from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_
 def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
     """Load a profile's models from local files and put them where its memory policy says.
 
-    Raises ModelNotFoundError, ModelFileError, InvalidValueError for a device that isn't there, or OutOfMemoryError.
+    Raises ModelNotFoundError, ModelFileError, InvalidValueError for a device that isn't there, OutOfMemoryError, or
+    GenerationError where a profile's models are to be compiled and nothing can be.
     """
     where = resolve_device(device)
+    compiler = find_compiler() if profile.compiled else None  # before what takes longer
     dtype = profile.dtype.cuda if where.type == "cuda" else profile.dtype.cpu
     base = resolve_source(profile.base, f"base model of profile {profile.name!r}")
     given: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
@@ -47,9 +50,20 @@ def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:
         getattr(pipe, name).requires_grad_(requires_grad=False).eval()
     use_sdpa(pipe.unet, pipe.vae)
     pipe.set_progress_bar_config(disable=True)
+    if compiler:
+        check_compiling(where)
+        compile_model(pipe.unet)
+        compile_model(pipe.vae.decoder)
     degraded = within_memory(partial(apply_memory_policy, pipe, profile.memory, where), OFFLOAD)
     config = dict(pipe.scheduler.config)
-    return LoadedPipeline(pipe=pipe, device=where, sha256=hashes, degraded=degraded, scheduler_config=config)
+    return LoadedPipeline(
+        pipe=pipe,
+        device=where,
+        sha256=hashes,
+        degraded=degraded,
+        scheduler_config=config,
+        compiled_by=compiler,
+    )
 
 
 def load_preview_vae(profile: Profile, loaded: LoadedPipeline) -> AutoencoderTiny | None:

@@ -8,18 +8,21 @@ import torch
 from imagelab.config import MemoryPolicy
 from imagelab.config.sdxl import MemoryPolicyName
 
+NOT_COMPILED: MemoryPolicyName = "sequential_offload"  # puts its hooks on each layer, inside of what is compiled
 _LOWER = dict(pairwise(get_args(MemoryPolicyName)))  # which names them from fast to small
 
 
-def next_rung(memory: MemoryPolicy, device: torch.device) -> tuple[MemoryPolicy, str] | None:
+def next_rung(memory: MemoryPolicy, device: torch.device, *, compiled: bool = False) -> tuple[MemoryPolicy, str] | None:
     """Return a policy that needs less memory and what it does, None at the end; each rung is slower than the last.
 
     Tiles come before offloading: they cost a fifth of a second, as text encoders that come with each new prompt do, and
-    offloading the others costs several.
+    offloading the others costs several. For compiled models it ends where hooks would sit inside of their graphs.
     """
     if not (memory.vae_tiling and memory.vae_slicing):
         return memory.model_copy(update={"vae_tiling": True, "vae_slicing": True}), "the VAE decodes in tiles"
     if device.type != "cuda":  # there is nowhere to offload to
         return None
     lower = _LOWER.get(memory.policy)
+    if compiled and lower == NOT_COMPILED:
+        return None
     return (memory.model_copy(update={"policy": lower}), lower) if lower else None

@@ -37,6 +37,7 @@ class LoadedPipeline:
     sha256: dict[str, str]  # {file: hash} of the weights
     degraded: tuple[str, ...]  # what the device couldn't do as configured
     scheduler_config: dict[str, Any] = field(repr=False)  # as the weights brought it
+    compiled_by: str | None = None  # which C++ compiler; None: the models aren't compiled
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,7 +4,7 @@ They don't depend on the latents: in SDXL's UNet that saves 140 matrix products 
 docs/decisions/0015 says what it costs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,8 @@ def asking_prompts_once(*models: nn.Module) -> Iterator[Callable[[], None]]:
 
     Gives a function to call whenever weights have changed in between.
     """
-    layers = [layer for model in models for layer in model.modules() if isinstance(layer, Attention)]
-    layers = [layer for layer in layers if layer.is_cross_attention and type(layer.processor) is AttnProcessor2_0]
+    layers = [layer for model in models for layer in cross_attentions(model)]
+    layers = [layer for layer in layers if type(layer.processor) is AttnProcessor2_0]
     before = [layer.processor for layer in layers]
     asking = [_AsksOnce() for _ in layers]
 
@@ -35,6 +35,21 @@ def asking_prompts_once(*models: nn.Module) -> Iterator[Callable[[], None]]:
         forget()
         for layer, processor in zip(layers, before, strict=True):
             layer.set_processor(processor)
+
+
+def cross_attentions(model: nn.Module) -> list[Attention]:
+    """Return a model's layers that read the prompt."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
+    return [layer for layer in layers if layer.is_cross_attention]
+
+
+def ask_ahead(layers: Iterable[Attention], prompt: Tensor) -> None:
+    """Let the layers remember what they make of a prompt before they need it: outside of a compiled graph."""
+    for layer in layers:
+        if isinstance(layer.processor, _AsksOnce):
+            asked = _Remembering(layer, layer.processor.answers)
+            asked.to_k(prompt)
+            asked.to_v(prompt)
 
 
 class _AsksOnce(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped

@@ -16,6 +16,7 @@ def library_version(name: str) -> str:
         return "0+unknown"
 
 
-def drawing_versions() -> dict[str, str]:
-    """Return the versions of the libraries that draw."""
-    return {name: library_version(name) for name in _DRAWING}
+def drawing_versions(compiled_by: str | None = None) -> dict[str, str]:
+    """Return the versions of the libraries that draw; where models are compiled, also the compiler's, as `inductor`."""
+    versions = {name: library_version(name) for name in _DRAWING}
+    return versions | ({"inductor": compiled_by} if compiled_by else {})

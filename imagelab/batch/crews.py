@@ -49,13 +49,14 @@ class BatchSetup:
     device: str
     configs: Path  # the folder of the YAML files
     store: Path  # of references and calibrations
+    compiled: bool = False
 
     def __call__(self) -> "BatchImageGenerator":
         """Make it; nothing is loaded yet."""
         from imagelab.batch.generator import BatchImageGenerator  # which imports this module
 
         configs = load_configs(self.configs)
-        generator = CharacterGenerator(profile=self.profile, device=self.device, configs=configs)
+        generator = CharacterGenerator(self.profile, self.device, configs, compiled=self.compiled)
         return BatchImageGenerator(generator, references_for(generator, self.store))
 
 

@@ -29,7 +29,8 @@ class BatchImageGenerator:
     """Draws batches and sorts them by whether the face is the character's.
 
     `generator` and `references` must be of one profile. What isn't given is made here, for `profile` (None: the default
-    one) on `device`; models load with the first batch, and `cleanup` closes only what was made here. A context manager.
+    one) on `device`, `compiled` or as it says; models load with the first batch, and `cleanup` closes only what was
+    made here. A context manager.
     """
 
     def __init__(
@@ -39,13 +40,15 @@ class BatchImageGenerator:
         profile: str | None = None,
         device: str = "auto",
         configs: Configs | None = None,
+        *,
+        compiled: bool | None = None,
     ) -> None:
         self._made_generator = generator is None
         self._made_references = references is None
         if generator is None:
             profile = references.profile.name if references and profile is None else profile
             configs = references.configs if references and configs is None else configs
-            generator = CharacterGenerator(profile=profile, device=device, configs=configs)
+            generator = CharacterGenerator(profile=profile, device=device, configs=configs, compiled=compiled)
         if references is None:
             references = references_for(generator)
         names = {name for name in (generator.profile.name, references.profile.name, profile) if name is not None}
@@ -209,4 +212,5 @@ class BatchImageGenerator:
             device=device,
             configs=self.generator.configs.root,
             store=self.references.store,
+            compiled=self.generator.profile.compiled,
         )

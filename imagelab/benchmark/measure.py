@@ -12,6 +12,7 @@ from imagelab.benchmark.report import Sample
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.stock import draw_stock
 from imagelab.character import CharacterGenerator
+from imagelab.compiling import eagerly
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.imagefiles import save_png
 from imagelab.plan import plan_generation
@@ -72,8 +73,15 @@ class Bench:
     def measure(self, case: Case, round_number: int) -> Sample:
         """Draw, judge and write the case's pictures once.
 
-        Memory counts whatever is resident, the ControlNet of a case before this one included.
+        Memory counts whatever is resident, the ControlNet of a case before this one included. Stock diffusers draws
+        with models that aren't compiled.
         """
+        pipe = self.generator.load().pipe
+        stock = (pipe.unet, pipe.vae.decoder) if case.engine != "imagelab" else ()
+        with eagerly(*stock):
+            return self._measure(case, round_number)
+
+    def _measure(self, case: Case, round_number: int) -> Sample:
         device = self.generator.load().device
         seeds = range(round_number * case.batch_size, (round_number + 1) * case.batch_size)
         clock = _Clock(device=device, steps=self.steps(case))

@@ -18,11 +18,13 @@ from imagelab.benchmark.measure import Bench
 from imagelab.benchmark.report import BenchmarkReport, Sample, base_of, report_case
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
+from imagelab.compiling import eagerly
 from imagelab.config import Configs, load_configs
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.devices import device_name
 from imagelab.environment import read_environment
 from imagelab.errors import InvalidValueError
+from imagelab.pipeline import LoadedPipeline
 from imagelab.versions import drawing_versions
 
 if TYPE_CHECKING:
@@ -40,11 +42,13 @@ def run_benchmark(
     vram_cap_gib: float | None = None,
     configs: Configs | None = None,
     progress: bool | None = None,
+    compiled: bool | None = None,
 ) -> BenchmarkReport:
     """Measure each case `runs` times, the cases in turns, every second round backwards.
 
     Before that each is drawn, judged and written once to warm up, and its arithmetic is counted. `vram_cap_gib` lets
-    PyTorch have so much of the GPU's memory only, as a smaller card would. Nothing is kept of the pictures. Raises what
+    PyTorch have so much of the GPU's memory only, as a smaller card would. `compiled` models are ours, never stock
+    diffusers'; None: as the profile says. Nothing is kept of the pictures. Raises what
     drawing raises, and InvalidValueError for cases or runs that aren't there.
     """
     check_whole(runs, "runs", 1, 10_000)
@@ -52,12 +56,13 @@ def run_benchmark(
         raise InvalidValueError("cases", [], "at least one")
     configs = configs or load_configs()
     with (
-        CharacterGenerator(profile, device, configs) as generator,
+        CharacterGenerator(profile, device, configs, compiled=compiled) as generator,
         CharacterConsistencyChecker("auto", generator.profile.name, configs) as checker,
         TemporaryDirectory(prefix="imagelab-bench-") as folder,
         ExitStack() as stack,
     ):
-        where = generator.load().device
+        loaded = generator.load()
+        where = loaded.device
         stack.enter_context(_capped(where, vram_cap_gib))
         image = _control_image(generator)
         bench = Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder))
@@ -69,7 +74,7 @@ def run_benchmark(
         return BenchmarkReport(
             profile=generator.profile.name,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=_machine(where, checker),
+            machine=_machine(loaded, checker),
             flop_per_second=rate,
             cases=tuple(
                 report_case(
@@ -123,12 +128,13 @@ def _warm_up(bench: Bench, cases: Sequence[Case], *, disable: bool | None) -> di
     It is counted when the case's LoRAs are in the weights, so that putting them there doesn't count or not by the order
     of the cases.
     """
-    device, counts, flop = bench.generator.load().device, dict[Case, int](), dict[str, int]()
+    loaded, counts, flop = bench.generator.load(), dict[Case, int](), dict[str, int]()
     for case in tqdm(cases, desc="warm-up", disable=disable):
         bench.measure(case, 0)
         alone = replace(case, batch_size=1, engine="imagelab")
         if alone not in counts:
-            counts[alone] = count_flop(partial(bench.draw, alone, [0]), device)
+            with eagerly(loaded.pipe.unet, loaded.pipe.vae.decoder):  # what is compiled can't be counted
+                counts[alone] = count_flop(partial(bench.draw, alone, [0]), loaded.device)
         flop[case.name] = counts[alone]
     return flop
 
@@ -143,12 +149,12 @@ def _measure(bench: Bench, cases: Sequence[Case], runs: int, *, disable: bool | 
     return samples
 
 
-def _machine(device: torch.device, checker: CharacterConsistencyChecker) -> Mapping[str, str]:
+def _machine(loaded: LoadedPipeline, checker: CharacterConsistencyChecker) -> Mapping[str, str]:
     faces = ", ".join(checker.providers)
     return {
-        "device": device_name(device),
-        "processor": read_environment(device).processor,
+        "device": device_name(loaded.device),
+        "processor": read_environment(loaded.device).processor,
         "threads": str(torch.get_num_threads()),
         "faces": faces,
-        **drawing_versions(),
+        **drawing_versions(loaded.compiled_by),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, INCOMPLETE, Device, ProfileName, fail, folder_option, number
+from imagelab.commands.options import FAILED, INCOMPLETE, Compiled, Device, ProfileName, fail, folder_option, number
 from imagelab.errors import InvalidValueError, RunStoppedError
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def batch(
     dry_run: DryRun = False,
     profile: ProfileName = None,
     device: Device = "auto",
+    compiled: Compiled = None,
 ) -> None:
     """Draw a batch and keep what shows the character; the same command goes on with one that was stopped.
 
@@ -134,7 +135,7 @@ def batch(
         determinism=determinism,
         batch_size=batch_size,
     )
-    with BatchImageGenerator(profile=profile, device=device) as batches:
+    with BatchImageGenerator(profile=profile, device=device, compiled=compiled) as batches:
         if dry_run:
             _say_plan(batches, request, output_dir, retry_failed, verify, reuse or (), workers, ray)
             return
@@ -165,6 +166,7 @@ def sweep(
     dry_run: DryRun = False,
     profile: ProfileName = None,
     device: Device = "auto",
+    compiled: Compiled = None,
 ) -> None:
     """Draw pictures along axes: LoRA weights, schedulers, seeds …; the same command goes on with a stopped one.
 
@@ -179,7 +181,7 @@ def sweep(
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))
     folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
-    with BatchImageGenerator(profile=profile, device=device, configs=configs) as batches:
+    with BatchImageGenerator(profile=profile, device=device, configs=configs, compiled=compiled) as batches:
         if dry_run:
             _say_plan(batches, request, folder, retry_failed, verify, reuse or (), workers, ray)
             return

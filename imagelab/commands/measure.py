@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from imagelab.commands.options import FAILED, Device, ProfileName, folder_option, number
+from imagelab.commands.options import FAILED, Compiled, Device, ProfileName, folder_option, number
 from imagelab.errors import InvalidValueError
 
 
@@ -22,6 +22,7 @@ def bench(
     loras: Annotated[int, typer.Option(min=1, max=16, help="How many LoRAs a variant with LoRAs has.")] = 1,
     stock: Annotated[bool, typer.Option(help="Also measure diffusers' own pipeline.")] = True,
     vram_cap: Annotated[float | None, typer.Option(help="GiB that PyTorch may use, as on a smaller card.")] = None,
+    compiled: Compiled = None,
 ) -> None:
     """Measure how fast pictures are drawn, and in how much memory, against what the machine could do."""
     from imagelab.benchmark import VARIANTS, plan_cases, run_benchmark
@@ -40,7 +41,15 @@ def bench(
         stock=stock,
     )
     folder = check_folder(output_dir or project_root() / "reports" / "benchmarks", "--output-dir")
-    report = run_benchmark(cases, profile=profile, device=device, runs=num_runs, vram_cap_gib=vram_cap, configs=configs)
+    report = run_benchmark(
+        cases,
+        profile=profile,
+        device=device,
+        runs=num_runs,
+        vram_cap_gib=vram_cap,
+        configs=configs,
+        compiled=compiled,
+    )
     typer.echo(report.to_text())
     typer.echo(f"wrote {report.write(folder / report.file_name)}")
 

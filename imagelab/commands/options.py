@@ -14,6 +14,10 @@ FAILED = 1
 INCOMPLETE = 3  # of a batch: the same command goes on with it
 
 ProfileName = Annotated[str | None, typer.Option(help="Profile of sdxl_config.yaml, by default its default.")]
+Compiled = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the models that draw; by default as the profile says."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
 
 

@@ -137,6 +137,8 @@ class Profile(Entry):
     """What may judge whether pictures show one character, by name."""
     dtype: DtypePolicy
     memory: MemoryPolicy
+    compiled: bool = False
+    """Compile UNet, ControlNets and the VAE's decoder: minutes once, faster steps afterwards, other last bits."""
     size_limits: SizeLimits
     sizes: dict[Name, SizePx]
     """Name: [width, height] in pixels."""

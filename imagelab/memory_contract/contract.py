@@ -28,6 +28,7 @@ class Contract:
     pipe: "StableDiffusionXLPipeline"
     device: torch.device
     limit_gib: float | None = None  # what may be in use at once; None: no limit
+    compiled: bool = False  # which ends the ladder earlier; what compiling itself takes isn't predicted
     _footprint: Footprint | None = field(default=None, init=False, repr=False)
 
     @property
@@ -44,7 +45,7 @@ class Contract:
     def fit(self, job: Job, memory: MemoryPolicy) -> Fit:
         """Go down the ladder as far as a job needs; raises OutOfMemoryError where it fits in no way."""
         room = math.inf if self.limit_gib is None else self.limit_gib
-        fitted = fit(job, memory, self.footprint, room, self.device)
+        fitted = fit(job, memory, self.footprint, room, self.device, compiled=self.compiled)
         if not fitted.fits:
             least = fitted.prediction.peak_gib
             reason = (

@@ -139,7 +139,15 @@ def predict(job: Job, memory: MemoryPolicy, models: Footprint, *, offloads: bool
     )
 
 
-def fit(job: Job, memory: MemoryPolicy, models: Footprint, room_gib: float, device: torch.device) -> Fit:
+def fit(
+    job: Job,
+    memory: MemoryPolicy,
+    models: Footprint,
+    room_gib: float,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+) -> Fit:
     """Go down the ladder until a job's prediction is within the room, or to its end.
 
     First half of the pictures at once, down to one, then `next_rung`: the order in which drawing meets memory that has
@@ -149,7 +157,7 @@ def fit(job: Job, memory: MemoryPolicy, models: Footprint, room_gib: float, devi
     while True:
         prediction = predict(job, memory, models, offloads=device.type == "cuda")
         fits = prediction.peak_gib <= room_gib
-        rung = next_rung(memory, device)
+        rung = next_rung(memory, device, compiled=compiled)
         if fits or (job.pictures == 1 and rung is None):
             return Fit(job=job, memory=memory, prediction=prediction, given_up=tuple(given_up), fits=fits)
         if job.pictures > 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from imagelab.compiling import find_compiler
 from imagelab.config import Profile
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, resolve_device
@@ -55,9 +56,14 @@ def picture_recipe(plan: Plan, maps: Sequence[ControlMap], device: str) -> dict[
 
 
 def drawing_environment(profile: Profile, device: str) -> dict[str, Any]:
-    """Return where the pictures are drawn, as far as the same recipe may give other bits elsewhere."""
+    """Return where the pictures are drawn, as far as the same recipe may give other bits elsewhere.
+
+    Raises GenerationError where models are to be compiled and there is no compiler.
+    """
     where = resolve_device(device)
     versions = {name: library_version(name) for name in _LIBRARIES}
+    if profile.compiled:
+        versions["inductor"] = find_compiler()
     return {
         "device": device_name(where),
         "dtype": _dtype(profile, device),

@@ -164,3 +164,10 @@ def test_the_ladder_goes_from_tiles_to_offloading_and_ends(configs):
         names.append(what)
     assert names == ["the VAE decodes in tiles", "text_encoder_offload", "model_offload", "sequential_offload"]
     assert next_rung(memory, torch.device("cpu")) is None
+
+
+def test_the_ladder_of_compiled_models_ends_before_layers_are_offloaded(configs):
+    memory, device = configs.profile("puppet").memory, torch.device("cuda")
+    while rung := next_rung(memory, device, compiled=True):
+        memory, _ = rung
+    assert memory.policy == "model_offload"

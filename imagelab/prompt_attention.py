@@ -7,9 +7,12 @@ docs/decisions/0015 says what it costs.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
+
+_known: "WeakKeyDictionary[nn.Module, tuple[Attention, ...]]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -37,10 +40,12 @@ def asking_prompts_once(*models: nn.Module) -> Iterator[Callable[[], None]]:
             layer.set_processor(processor)
 
 
-def cross_attentions(model: nn.Module) -> list[Attention]:
-    """Return a model's layers that read the prompt."""
-    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
-    return [layer for layer in layers if layer.is_cross_attention]
+def cross_attentions(model: nn.Module) -> tuple[Attention, ...]:
+    """Return a model's layers that read the prompt; walked through once, since that takes a millisecond."""
+    if model not in _known:
+        layers = (layer for layer in model.modules() if isinstance(layer, Attention))
+        _known[model] = tuple(layer for layer in layers if layer.is_cross_attention)
+    return _known[model]
 
 
 def ask_ahead(layers: Iterable[Attention], prompt: Tensor) -> None:

@@ -420,7 +420,7 @@ def _written_fields(kind: Any) -> tuple[str, ...]:
 
 def _from_plain(data: object, kind: Any, place: str) -> object:
     """Build a value of type `kind` of plain JSON types; `place` says where in the whole it stands."""
-    if isinstance(kind, type) and issubclass(kind, Record):
+    if _is_record(kind):
         return _dataclass_from_plain(data, kind, place)
     origin, arguments = _parts(kind)
     if origin in (Union, types.UnionType):
@@ -449,8 +449,9 @@ def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
     if not isinstance(data, dict):
         raise InvalidValueError(place, data, "a mapping")
     fields = _fields_of(kind)
-    if unknown := sorted(set(data) - set(fields)):
-        raise InvalidValueError(place, unknown[0], f"without fields other than {', '.join(fields)}")
+    if not data.keys() <= fields.keys():
+        unknown = min(data.keys() - fields.keys())
+        raise InvalidValueError(place, unknown, f"without fields other than {', '.join(fields)}")
     values = {
         name: item if type(item) in fields[name][1] else _from_plain(item, fields[name][0], f"{place}.{name}")
         for name, item in data.items()
@@ -459,6 +460,11 @@ def _dataclass_from_plain(data: object, kind: Any, place: str) -> object:
         return kind(**values)
     except TypeError as error:
         raise InvalidValueError(place, sorted(data), f"complete ({error})") from error
+
+
+@cache
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Record)
 
 
 @cache

@@ -73,8 +73,11 @@ def _distribution(result: BatchResult) -> str:
         return ""
     header = "".join(f'<th scope="col">{name}</th>' for name in SCORE_COLUMNS)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+    if len(rows) == 1:
+        return table
     note = "The accepted pictures were chosen by this score. How well the batch was drawn, the first row says."
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>\n<p>{note}</p>"
+    return f"{table}\n<p>{note}</p>"
 
 
 def _section(status: ItemStatus, result: BatchResult, plan: RunPlan) -> str:

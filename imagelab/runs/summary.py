@@ -113,6 +113,7 @@ def batch_text(result: BatchResult) -> str:
         lines.append(f"{len(slower)} not drawn as configured: {'; '.join(dict.fromkeys(chain(*slower)))}")
     if rows := score_rows(result):
         lines += [f"{row[0]:<24}{''.join(f'{cell:>9}' for cell in row[1:])}" for row in (SCORE_COLUMNS, *rows)]
+    if len(rows) > 1:
         lines.append("The accepted ones were chosen by this score: how well the batch was drawn, the first line says.")
     return "\n".join(lines)
 

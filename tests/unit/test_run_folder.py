@@ -282,7 +282,9 @@ def test_more_pictures_at_most_are_named_as_the_option_is(tmp_path):
         run(tmp_path / "run", handmade_plan(count=12, until=5))
 
 
-@pytest.mark.parametrize("harm", ["removed", "truncated", "flipped", "linked", "replaced by a folder"])
+@pytest.mark.parametrize(
+    "harm", ["removed", "truncated", "flipped", "linked", "linked hard", "replaced by a folder", "replaced by a pipe"]
+)
 def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_path, uninterrupted, harm):
     """A11, B7."""
     folder = tmp_path / "run"
@@ -300,8 +302,13 @@ def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_pa
     elif harm == "linked":
         (tmp_path / "canary").write_text("precious")
         path.symlink_to(tmp_path / "canary")
+    elif harm == "linked hard":
+        (tmp_path / "canary").write_text("precious")
+        os.link(tmp_path / "canary", path)
     elif harm == "replaced by a folder":
         path.mkdir()
+    elif harm == "replaced by a pipe":
+        os.mkfifo(path)
     assert run(folder, handmade_plan(), at_most=0).pending == 1
     run(folder, handmade_plan())
     kept = list((folder / "set_aside").iterdir()) if harm != "removed" else []
@@ -310,7 +317,7 @@ def test_a_picture_that_was_harmed_is_drawn_again_and_the_harmed_one_kept(tmp_pa
         one.rmdir() if one.is_dir() and not one.is_symlink() else one.unlink()
     assert content(folder) == uninterrupted
     assert {other: (other.stat().st_mtime_ns, other.read_bytes()) for other in others} == others, "finished work stays"
-    if harm == "linked":
+    if "linked" in harm:
         assert (tmp_path / "canary").read_text() == "precious"
 
 
@@ -910,9 +917,18 @@ def test_a_run_of_ten_thousand_opens_in_less_than_two_seconds(tmp_path, monkeypa
                 (tmp_path / "run" / item.path).write_bytes(b"a picture")
             opened._append(job, item, 0.1)
             opened._progress.add(item, 0.1)
-    clock = time.process_time()  # of this process alone: others share the machine
-    with RunFolder(tmp_path / "run", plan) as opened:
-        settled = time.process_time() - clock
-        assert len(opened.items) == 10_000
-    record_property("counted", f"a run of 10,000 pictures opens in {settled:.2f} s")
-    assert settled < 2
+    took = {}
+    for state, missing in {"that has ended": (0, 0), "of which one is pending": (1, 2)}.items():
+        seconds = []  # of this process alone, and the less of two: others share the machine, and slow its cores down
+        for count in missing:
+            clock = time.process_time()
+            with RunFolder(tmp_path / "run", plan) as opened:
+                pending = opened.pending_jobs()
+            seconds.append(time.process_time() - clock)  # metadata.json compared, or it and the page written, included
+            assert len(pending) == count
+            if count == 1 or len(seconds) == 2:
+                next((tmp_path / "run" / "accepted").iterdir()).unlink()
+        took[state] = min(seconds)
+    told = ", ".join(f"one {state} in {seconds:.2f} s" for state, seconds in took.items())
+    record_property("counted", f"a run of 10,000 pictures is opened and left: {told}")
+    assert max(took.values()) < 2

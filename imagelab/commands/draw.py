@@ -254,9 +254,9 @@ def _say_plan(
     from imagelab.sweeps import estimate_cost
 
     plan = batches.plan(request, workers=workers, ray=ray)
-    if folder is not None:
-        _check_room(folder)
     cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify, reuse=reuse, workers=workers)
+    if folder is not None and cost.pending:  # a run that has ended is only read
+        _check_room(folder)
     typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
 
 

@@ -180,6 +180,7 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
             if not self._unmake() and not self._is_told and not self._tells_all():
+                _remove_scratch(self.path)  # of a process that was killed at this point
                 self.publish()
         except ImageLabError:
             if kind is None:  # else the error that ended the run says more

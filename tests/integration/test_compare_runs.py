@@ -12,7 +12,7 @@ def batches(generator, checker, tmp_path_factory):
     """The folders of three batches of one plan, of which the last goes without the LoRA."""
     folder = tmp_path_factory.mktemp("batches")
     drawing = BatchImageGenerator(generator, CharacterReferenceManager(checker, store="nowhere"))
-    wanted = {"character": "luca", "scene_description": "on the beach", "num_images": 4, "quality_preset": "draft"}
+    wanted = {"character": "luca", "scene_description": "on the beach", "num_images": 8, "quality_preset": "draft"}
     for name, with_lora in (("a", True), ("again", True), ("plain", False)):
         drawing.generate_batch(
             **wanted,
@@ -28,7 +28,7 @@ def test_the_same_batch_again_is_the_same_to_the_bit(batches):
     found = compare_runs(batches / "a", batches / "again", fail_over=0)
 
     assert found.passed
-    assert found.identical == 4
+    assert found.identical == 8
     assert found.differs == ()
 
 
@@ -37,7 +37,7 @@ def test_a_batch_without_the_lora_is_worse_and_what_was_changed_is_named(batches
     similarity = next(one for one in found.changes if one.measure == "similarity")
 
     assert similarity in found.worse
-    assert (similarity.samples_a, similarity.samples_b, found.identical) == (4, 4, 0)
+    assert (similarity.samples_a, similarity.samples_b, found.identical) == (8, 8, 0)
     assert similarity.b < similarity.a
     assert any(one.startswith("loras") for one in found.differs)
     assert compare_runs(batches / "plain", batches / "a", fail_over=0.1).passed

@@ -55,14 +55,14 @@ def test_generate_draws_what_the_controls_say_and_judges_it(explorer, generator)
     assert read_record(entry.file) == entry.generation.record
 
 
-def test_steps_time_left_and_previews_are_told_while_it_draws(session, explorer):
+def test_steps_time_left_and_previews_are_told_while_it_draws(session, explorer, generator):
     events = []
     session.tell = events.append
     drawn(explorer)
     steps = [event for event in events if isinstance(event, Progress) and event.state == "drawing"]
     left = [event.seconds_left for event in steps]
 
-    assert [event.step for event in steps] == list(range(1, 13))
+    assert [event.step for event in steps] == list(range(1, generator.profile.preset("draft").steps + 1))
     assert left[0] is None
     assert left[-1] == 0 < left[1]
     assert steps[0].preview.size == (128, 128)

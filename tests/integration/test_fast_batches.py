@@ -65,7 +65,7 @@ def test_any_batch_size_draws_the_same_pictures_to_the_bit_or_within_a_grey_leve
 
 
 def test_going_on_in_another_mode_is_refused(batches, strict):
-    with pytest.raises(InvalidValueError, match="pictures_at_once"):
+    with pytest.raises(InvalidValueError, match="determinism was 'strict', is 'fast, 4 at once'"):
         draw(batches, strict.output_dir, determinism="fast")
 
 

@@ -242,12 +242,12 @@ def test_what_a_stranger_wrote_is_shown_without_its_control_characters(generator
 def test_a_changed_configuration_draws_another_picture_and_is_named(configs, with_loras, tmp_path):
     schedulers = dict(configs.sdxl.schedulers)
     name = with_loras.record.scheduler
-    schedulers[name] = schedulers[name].model_copy(update={"kwargs": {"use_karras_sigmas": True}})
+    schedulers[name] = schedulers[name].model_copy(update={"kwargs": {"timestep_spacing": "trailing"}})
     changed = replace(configs, sdxl=configs.sdxl.model_copy(update={"schedulers": schedulers}))
     path = save(with_loras, tmp_path / "a.png")
     outcome = replay(path, configs=changed, device="cpu")
     assert not outcome.identical
-    expected = Change(name="scheduler_settings.use_karras_sigmas", recorded="nothing", now="True")
+    expected = Change(name="scheduler_settings.timestep_spacing", recorded="nothing", now="'trailing'")
     assert outcome.inputs_changed == (expected,)
     assert outcome.difference.of == 128 * 128
     assert outcome.difference.pixels > 0

@@ -7,7 +7,7 @@ from imagelab.benchmark import paired_difference, paired_ratio
 
 # standard first, as it is drawn; then the other presets' and what the presets aren't
 WAYS = (("euler_a", 10), ("dpmpp_2m_karras", 6), ("dpmpp_2m_karras", 10), ("euler", 10), ("euler", 25), ("euler_a", 30))
-PICTURES = 48
+PICTURES = 24
 USUAL = ("euler", 25)
 LESS, MOST = 0.03, 0.6  # standard shows so much less than 25 steps of Euler's at most, in so much of the time at most
 

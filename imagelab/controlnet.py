@@ -145,6 +145,16 @@ class ControlNets:
             _check_mode(self._nets[control.folder].module, control)
         return [self._nets[control.folder] for control in controls]
 
+    def drop_others(self, controls: Sequence[PlannedControl]) -> bool:
+        """Drop those that the controls don't need; say whether there were any."""
+        needed = {control.folder for control in controls}
+        others = [folder for folder in self._nets if folder not in needed]
+        for folder in others:
+            del self._nets[folder]
+        if others:
+            release_memory()
+        return bool(others)
+
     def clear(self) -> None:
         """Drop them all."""
         self._nets.clear()

@@ -101,9 +101,13 @@ class Models:
         """Go down the ladder as far as the predicted memory asks for; return how many pictures to draw at once.
 
         Nothing has been allocated by then. Says so in a DegradedWarning; raises OutOfMemoryError where nothing helps.
+        ControlNets that earlier pictures have left go first: what is given up depends on the plan alone.
         """
-        if self.contract.limit_gib is None:
+        limit = self.contract.limit_gib
+        if limit is None:
             return pictures
+        if self.predict_gib(plan, pictures) > limit:
+            self.nets.drop_others(plan.controls)
         fitted = self.contract.fit(self.job(plan, pictures), self.memory)
         if fitted.given_up:
             said = [f"{_TOO_MUCH}: {what}" for what in fitted.given_up]
@@ -158,6 +162,8 @@ def draw_plan(
         except OutOfMemoryError as error:
             why = error.reason
         release_memory()  # out of the handler, whose traceback would keep the tensors of the attempt alive
+        if models.nets.drop_others(plan.controls):  # which changes no picture
+            continue
         if len(seeds) > 1:
             halves = [draw_plan(models, plan, half, maps, seconds, on_step) for half in _halved(seeds)]
             return _with_degraded(chain(*halves), f"{why}: not {len(seeds)} pictures at once")

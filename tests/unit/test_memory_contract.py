@@ -135,10 +135,15 @@ def test_presets_take_what_their_size_takes(puppet, configs, preset):
     assert predict(job, memory, puppet._models.contract.footprint).peak_gib == pytest.approx(total, rel=AIM)
 
 
-@pytest.mark.parametrize("pictures", [1, 4])
-def test_what_a_controlnet_takes_is_predicted_before_it_is_read(configs, pictures):
+@pytest.fixture(scope="module")
+def controlled():
     lines = Image.fromarray(np.eye(128, dtype=np.uint8) * 255).convert("RGB")
-    request = dataclasses.replace(PLAIN, controls=(ControlUse(type="canny", image=lines, is_map=True),))
+    return dataclasses.replace(PLAIN, controls=(ControlUse(type="canny", image=lines, is_map=True),))
+
+
+@pytest.mark.parametrize("pictures", [1, 4])
+def test_what_a_controlnet_takes_is_predicted_before_it_is_read(configs, controlled, pictures):
+    request = controlled
     with CharacterGenerator("puppet", "cpu", configs) as generator:
         generator.load()
         models = generator._models
@@ -203,6 +208,21 @@ def test_a_picture_that_is_predicted_not_to_fit_whole_is_decoded_in_tiles_within
         total, _ = taken_gib(generator, request, 1, models.memory)
         assert total <= models.contract.limit_gib
         assert record.predicted_vram_gib == pytest.approx(total, rel=AIM)
+
+
+def test_a_controlnet_that_an_earlier_picture_has_left_goes_before_anything_is_given_up(configs, controlled):
+    """Else the same picture would be drawn otherwise after one with a control than before."""
+    plain = dataclasses.replace(PLAIN, seed=1)
+    with CharacterGenerator("puppet", "cpu", configs) as generator:
+        before = generator.generate(plain)
+        generator.generate(controlled)
+        models, plan = generator._models, generator._plan(plain)
+        alone = dataclasses.replace(models.job(plan, 1), net_bytes=0)
+        models.contract.limit_gib = models.contract.predict_gib(alone, models.memory) * 1.001
+        assert models.nets.folders
+        after = generator.generate(plain)
+        assert models.nets.folders == ()
+    assert (after.record.degraded, after.image.tobytes()) == ((), before.image.tobytes())
 
 
 def test_what_fits_in_no_way_is_refused_before_anything_is_allocated(configs):

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imagelab import CharacterGenerator, GenerationError, GenerationRequest
 from imagelab.errors import DegradedWarning, OutOfMemoryError
 from imagelab.lora.layers import LoraLayer
 from imagelab.memory_ladder import next_rung
+from imagelab.results import ControlUse
 
 REQUEST = GenerationRequest(character="luca", scene_description="on the beach", quality_preset="draft", steps=3, seed=7)
 
@@ -103,6 +105,22 @@ def test_memory_that_runs_out_in_any_spelling_at_any_call_costs_no_picture(fresh
         assert drawn.record.degraded == (f"{said}: the VAE decodes in tiles",)
         assert drawn.image.tobytes() == whole
         fresh._models.use(fresh.profile.memory, ())
+
+
+def test_a_controlnet_that_an_earlier_picture_has_left_goes_before_anything_is_given_up(fresh, generator):
+    lines = Image.fromarray(np.eye(128, dtype=np.uint8) * 255).convert("RGB")
+    fresh.generate(dataclasses.replace(REQUEST, controls=(ControlUse(type="canny", image=lines, is_map=True),)))
+    calls = iter(range(1, 1000))
+
+    def run_out_once(*_):
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert fresh._models.nets.folders
+    with fresh.pipeline.unet.register_forward_pre_hook(run_out_once):
+        drawn = fresh.generate(REQUEST)
+    assert fresh._models.nets.folders == ()
+    assert (drawn.record.degraded, drawn.image.tobytes()) == ((), generator.generate(REQUEST).image.tobytes())
 
 
 def test_any_other_error_of_a_library_stays_what_it_is(fresh):

@@ -247,7 +247,7 @@ def test_a_changed_configuration_draws_another_picture_and_is_named(configs, wit
     path = save(with_loras, tmp_path / "a.png")
     outcome = replay(path, configs=changed, device="cpu")
     assert not outcome.identical
-    expected = Change(name="scheduler_settings.timestep_spacing", recorded="nothing", now="'trailing'")
+    expected = Change(name="scheduler_settings.timestep_spacing", recorded="nothing", now="trailing")
     assert outcome.inputs_changed == (expected,)
     assert outcome.difference.of == 128 * 128
     assert outcome.difference.pixels > 0

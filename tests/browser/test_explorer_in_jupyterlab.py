@@ -154,7 +154,7 @@ def test_history_restores_what_was_changed_since(panel):
     open_section(panel, "Size, quality, seed")
 
     assert panel.get_by_label("Seed", exact=True).input_value() == "42"
-    assert chosen(panel, "Quality") == "draft, 12 steps"
+    assert chosen(panel, "Quality") == "draft, 6 steps"
 
 
 def test_slider_and_number_of_a_lora_go_together(panel):

@@ -7,7 +7,7 @@ from turns import by_turns
 from imagelab import GenerationRequest
 from imagelab.benchmark import paired_difference
 
-PAIRS, MOST_MS, MOST_SHARE = 200, 5.0, 0.01
+PAIRS, MOST_MS, MOST_SHARE = 400, 5.0, 0.01
 STANDARD = 5  # whole pictures that the share is of
 
 

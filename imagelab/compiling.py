@@ -5,8 +5,6 @@ compiler takes seconds to import, so nothing here does before a model is compile
 """
 
 import os
-import shlex
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,25 +16,11 @@ from torch import Tensor, nn
 
 from imagelab.errors import GenerationError
 from imagelab.prompt_attention import ask_ahead, cross_attentions
+from imagelab.versions import UNCOMPILED
 
-_OFF = "or draw without: compiled: false in the profile"
 # Of UNet and ControlNets together, whose forward diffusers wraps in one function: each for a size, a batch, with or
 # without guidance and ControlNets. More is an error here, never eager. PyTorch's own limit is 8.
 _MOST_GRAPHS = 128
-
-
-def find_compiler() -> str:
-    """Return the first line that the C++ compiler, g++ or what $CXX says, has to say of its version.
-
-    Raises GenerationError where there is none: inductor needs one on every device.
-    """
-    command = os.environ.get("CXX") or "g++"  # as inductor looks for it
-    try:
-        said = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=True).stdout
-        return said.splitlines()[0]
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
-        reason = f"models are to be compiled, and there is no C++ compiler {command!r} that runs"
-        raise GenerationError(reason, f"Install g++, name another one in $CXX, {_OFF}") from error
 
 
 def cache_folder() -> Path:
@@ -103,7 +87,7 @@ def _compiled(graph: Callable[..., Any], name: str, *given: Any, **named: Any) -
         return graph(*given, **named)
     except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        fix = f"TORCH_LOGS=dynamo,inductor says more. Mend the compiler, {_OFF}"
+        fix = f"TORCH_LOGS=dynamo,inductor says more. Mend the compiler, {UNCOMPILED}"
         raise GenerationError(f"{name} can't be compiled: {reason}", fix) from error
 
 

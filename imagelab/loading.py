@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline
 
-from imagelab.compiling import check_compiling, compile_model, find_compiler
+from imagelab.compiling import check_compiling, compile_model
 from imagelab.config import Profile
 from imagelab.devices import resolve_device, within_memory
 from imagelab.errors import ModelFileError, ModelNotFoundError
@@ -23,6 +23,7 @@ from imagelab.models import (
     sdxl_without_weights,
 )
 from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_sdpa
+from imagelab.versions import find_compiler
 
 
 def load_pipeline(profile: Profile, device: str = "auto") -> LoadedPipeline:

@@ -1,7 +1,13 @@
-"""The versions of the libraries that a result depends on, imagelab's own among them."""
+"""The versions of the libraries and of the compiler that a result depends on, imagelab's own among them."""
 
+import os
+import shlex
+import subprocess
 from functools import cache
 
+from imagelab.errors import GenerationError
+
+UNCOMPILED = "or draw without: compiled: false in the profile"
 _DRAWING = ("imagelab", "torch", "diffusers", "transformers")
 
 
@@ -20,3 +26,17 @@ def drawing_versions(compiled_by: str | None = None) -> dict[str, str]:
     """Return the versions of the libraries that draw; where models are compiled, also the compiler's, as `inductor`."""
     versions = {name: library_version(name) for name in _DRAWING}
     return versions | ({"inductor": compiled_by} if compiled_by else {})
+
+
+def find_compiler() -> str:
+    """Return the first line that the C++ compiler, g++ or what $CXX says, has to say of its version.
+
+    Raises GenerationError where there is none: inductor needs one on every device.
+    """
+    command = os.environ.get("CXX") or "g++"  # as inductor looks for it
+    try:
+        said = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=True).stdout
+        return said.splitlines()[0]
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+        reason = f"models are to be compiled, and there is no C++ compiler {command!r} that runs"
+        raise GenerationError(reason, f"Install g++, name another one in $CXX, {UNCOMPILED}") from error

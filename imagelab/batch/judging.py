@@ -13,7 +13,7 @@ from imagelab.reference_calibration import ThresholdInForce
 from imagelab.reference_store import CharacterReferences
 from imagelab.references import CharacterReferenceManager
 from imagelab.results import BatchItem, Generation, Verdict
-from imagelab.runs import FOLDERS, BatchRequest, Job
+from imagelab.runs import BatchRequest, Job, picture_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,8 +94,8 @@ def judge_picture(
         return replace(item, reason="blank: the picture shows nothing"), None
     item = replace(item, perceptual_hash=perceptual_hash(made.image), degraded=made.record.degraded)
     item = _judged(item, judge(made.image)) if judge else replace(item, status="accepted")
-    if item.status == "accepted" or request.save_rejected:
-        item = replace(item, path=Path(FOLDERS[item.status]) / job.file_name)
+    if request.keeps(item.status):
+        item = replace(item, path=picture_path(job, item.status))
     return item, made
 
 

@@ -10,7 +10,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.imagefiles import open_image, read_record, shared_map_path
 from imagelab.models import read_sha256
 from imagelab.results import BatchItem, Generation
-from imagelab.runs import FOLDERS, BatchRequest, Job, read_run
+from imagelab.runs import BatchRequest, Job, picture_path, read_run
 from imagelab.workers import Drawn
 
 
@@ -25,8 +25,8 @@ class Elsewhere:
 
     def drawn(self, request: BatchRequest) -> Drawn:
         """Read it; raises ImageFileError where it has gone since it was found."""
-        kept = _is_kept(request, self.item)
-        path = Path(FOLDERS[self.item.status]) / self.job.file_name if kept else None
+        kept = request.keeps(self.item.status)
+        path = picture_path(self.job, self.item.status) if kept else None
         item = replace(self.item, index=self.job.index, path=path)
         generation = _read(self.folder / self.item.path) if kept and self.item.path else None
         return Drawn(job=self.job, item=item, generation=generation, seconds=self.seconds)
@@ -56,14 +56,10 @@ def find_drawn(
     return tuple(found[name] for name in ids if name in found)
 
 
-def _is_kept(request: BatchRequest, item: BatchItem) -> bool:
-    return item.status == "accepted" or request.save_rejected
-
-
 def _is_there(request: BatchRequest, folder: Path, item: BatchItem) -> bool:
     if item.status == "failed":
         return False
-    if not _is_kept(request, item):
+    if not request.keeps(item.status):
         return True
     try:
         return item.path is not None and read_sha256(folder / item.path) == item.sha256

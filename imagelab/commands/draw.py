@@ -1,12 +1,11 @@
 """The commands that draw: batch, sweep, replay."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -40,6 +39,16 @@ Ray = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, say what would be drawn and what it costs, and keep none.")
 ]
+
+
+class _How(TypedDict):
+    """How a run is drawn or gone on with, by whichever command."""
+
+    retry_failed: bool
+    verify: bool
+    reuse: list[Path]
+    workers: int
+    ray: str | None
 
 
 def batch(
@@ -135,21 +144,14 @@ def batch(
         determinism=determinism,
         batch_size=batch_size,
     )
+    how = _How(retry_failed=retry_failed, verify=verify, reuse=reuse or [], workers=workers, ray=ray)
     with BatchImageGenerator(profile=profile, device=device, compiled=compiled) as batches:
         if dry_run:
-            _say_plan(batches, request, output_dir, retry_failed, verify, reuse or (), workers, ray)
+            _say_plan(batches, request, output_dir, how)
             return
         name = batches.generator.configs.character(character).name
         with claimed_folder(output_dir, name) as folder, _resumable(folder):
-            result = batches.run(
-                request,
-                folder,
-                retry_failed=retry_failed,
-                verify=verify,
-                reuse=reuse or (),
-                workers=workers,
-                ray=ray,
-            )
+            result = batches.run(request, folder, **how)
     _say_batch(result)
 
 
@@ -181,21 +183,13 @@ def sweep(
     configs = load_configs()
     request = sweep_request(load_sweep(file, configs, profile))
     folder = project_root() / "reports" / "runs" / f"sweep-{file.stem}" if output_dir is None else output_dir
+    how = _How(retry_failed=retry_failed, verify=verify, reuse=reuse or [], workers=workers, ray=ray)
     with BatchImageGenerator(profile=profile, device=device, configs=configs, compiled=compiled) as batches:
         if dry_run:
-            _say_plan(batches, request, folder, retry_failed, verify, reuse or (), workers, ray)
+            _say_plan(batches, request, folder, how)
             return
         with _resumable(folder):
-            result = run_sweep(
-                batches,
-                request,
-                folder,
-                retry_failed=retry_failed,
-                verify=verify,
-                reuse=reuse or (),
-                workers=workers,
-                ray=ray,
-            )
+            result = run_sweep(batches, request, folder, **how)
     _say_batch(result, SHEET_FILE, TABLE_FILE)
 
 
@@ -239,36 +233,24 @@ def _control_use(text: str) -> dict[str, object]:
     return {"type": control_type, "image": path, "scale": number("--control", text, scale)}
 
 
-def _say_plan(
-    batches: "BatchImageGenerator",
-    request: "BatchRequest",
-    folder: Path | None,
-    retry_failed: bool,
-    verify: bool,
-    reuse: Iterable[Path],
-    workers: int,
-    ray: str | None,
-) -> None:
+def _say_plan(batches: "BatchImageGenerator", request: "BatchRequest", folder: Path | None, how: _How) -> None:
     """Check what drawing checks, and say what it would do and cost."""
-    from imagelab.runs import plan_text
+    from imagelab.runs import check_room, plan_text
     from imagelab.sweeps import estimate_cost
 
-    plan = batches.plan(request, workers=workers, ray=ray)
-    cost = estimate_cost(batches, plan, folder, retry_failed=retry_failed, verify=verify, reuse=reuse, workers=workers)
+    plan = batches.plan(request, workers=how["workers"], ray=how["ray"])
+    cost = estimate_cost(
+        batches,
+        plan,
+        folder,
+        retry_failed=how["retry_failed"],
+        verify=how["verify"],
+        reuse=how["reuse"],
+        workers=how["workers"],
+    )
     if folder is not None and cost.pending:  # a run that has ended is only read
-        _check_room(folder)
+        check_room(folder)
     typer.echo(f"{plan_text(plan)}\n{cost.to_text()}")
-
-
-def _check_room(folder: Path) -> None:
-    """Refuse a folder that can't be made or written into; a file is made that never has a name."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with TemporaryFile(dir=nearest):
-            return
-    except OSError as error:
-        expected = f"a folder that can be written ({error.strerror})"
-        raise InvalidValueError("output_dir", str(folder), expected) from error
 
 
 @contextmanager

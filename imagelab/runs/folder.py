@@ -167,9 +167,7 @@ class RunFolder:
     def _has_ended(self) -> bool:
         """Say whether a run that can't be written to needn't be, and take over what it came to."""
         try:
-            plan = same_plan(self.path, self.plan)
-            records = read_ledger(self.path / LEDGER_FILE)
-            progress = read_progress(self.path, plan, records, retry_failed=self._retry_failed, verify=self._verify)
+            plan, progress = _look(self.path, self.plan, retry_failed=self._retry_failed, verify=self._verify)
         except (OSError, RunFolderError):
             return False
         if progress.pending_jobs():
@@ -313,9 +311,14 @@ def pending_jobs(folder: Path, plan: RunPlan, *, retry_failed: bool = False, ver
     folder = checked_folder(folder)
     if not (folder / PLAN_FILE).exists():
         return plan.jobs
+    return _look(folder, plan, retry_failed=retry_failed, verify=verify)[1].pending_jobs()
+
+
+def _look(folder: Path, plan: RunPlan, *, retry_failed: bool, verify: bool) -> tuple[RunPlan, Progress]:
+    """Return the plan that a run's folder has stored, and how far it has come; nothing is written."""
     stored, ledger = same_plan(folder, plan), folder / LEDGER_FILE
     records = read_ledger(ledger) if ledger.exists() else []
-    return read_progress(folder, stored, records, retry_failed=retry_failed, verify=verify).pending_jobs()
+    return stored, read_progress(folder, stored, records, retry_failed=retry_failed, verify=verify)
 
 
 def _refuse_links(folder: Path) -> None:

@@ -13,6 +13,12 @@ PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"
 FOLDERS: Mapping[ItemStatus, str] = {"accepted": "accepted", "rejected": "rejected", "unscorable": "rejected"}
 
 
+def picture_path(job: Job, status: ItemStatus) -> Path | None:
+    """Return where a run's folder has a job's picture of which that became, relative to it; None for a failure."""
+    folder = FOLDERS.get(status)
+    return None if folder is None else Path(folder) / job.file_name
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line(Record):
     """What has become of a job, and how its picture's file was left."""
@@ -49,7 +55,7 @@ def _read(record: Mapping[str, Any], jobs: Mapping[str, Job]) -> Line:
     if (item.index, item.seed) != (job.index, job.seed):
         raise InvalidValueError("index and seed", (item.index, item.seed), f"the job's, {job.index} and {job.seed}")
     # The path is followed: what is found there is read, and set aside where it isn't the picture that was drawn.
-    expected = f"{folder}/{job.file_name}" if (folder := FOLDERS.get(item.status)) else None
-    if item.path is not None and item.path.as_posix() != expected:
+    expected = picture_path(job, item.status)
+    if item.path not in (None, expected):
         raise InvalidValueError("path", item.path.as_posix(), f"{expected}, where the run put it")
     return line

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from imagelab.config import project_root
 from imagelab.errors import InvalidValueError
@@ -28,10 +29,25 @@ def free_folder(output_dir: str | os.PathLike[str] | None, character: str) -> Pa
     folder = checked_folder(output_dir)
     if (folder / PLAN_FILE).exists():
         return folder  # it may have ended, and then it needn't be written to
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    nearest = _nearest(folder)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InvalidValueError("output_dir", str(folder), f"a folder that can be written ({nearest} isn't one)")
     return folder
+
+
+def check_room(folder: Path) -> None:
+    """Raise InvalidValueError for a folder that can't be made or written into; a file is made that never has a name."""
+    try:
+        with TemporaryFile(dir=_nearest(folder)):
+            return
+    except OSError as error:
+        expected = f"a folder that can be written ({error.strerror})"
+        raise InvalidValueError("output_dir", str(folder), expected) from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder itself, or the nearest above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def checked_folder(output_dir: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from imagelab.checks import check_whole
 from imagelab.differences import differences
 from imagelab.errors import InvalidValueError
-from imagelab.results import GenerationRequest, Record
+from imagelab.results import GenerationRequest, ItemStatus, Record
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 # Kept, since making one takes longer than what it encodes: two values a job, of ten thousand jobs.
@@ -45,6 +45,10 @@ class BatchRequest(Record):
         """Return what is drawn: a sweep's variants, or the batch as the one over its seeds."""
         first = self.picture.seed or 0
         return self.swept or (Variant(picture=self.picture, seeds=tuple(range(first, first + self.num_images))),)
+
+    def keeps(self, status: ItemStatus) -> bool:
+        """Say whether a picture of which that became is kept; of a failure there is none."""
+        return status == "accepted" or (self.save_rejected and status != "failed")
 
     def picture_of(self, job: "Job") -> GenerationRequest:
         """Return what draws the picture of a job."""

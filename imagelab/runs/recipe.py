@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from imagelab.compiling import find_compiler
 from imagelab.config import Profile
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, resolve_device
@@ -16,7 +15,7 @@ from imagelab.models import check_base, check_component, check_model, resolve_so
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
 from imagelab.results import to_plain
-from imagelab.versions import library_version
+from imagelab.versions import find_compiler, library_version
 
 _LIBRARIES = (
     "imagelab", "torch", "diffusers", "transformers", "numpy", "pillow", "insightface",

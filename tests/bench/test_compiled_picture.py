@@ -13,8 +13,7 @@ from turns import by_turns
 from imagelab import CharacterGenerator, GenerationRequest
 from imagelab.benchmark import paired_ratio
 from imagelab.calibration.intervals import bootstrap_interval
-from imagelab.compiling import find_compiler
-from imagelab.versions import drawing_versions
+from imagelab.versions import drawing_versions, find_compiler
 
 PICTURES = 8
 MOST_TIMES, MOST_SECONDS = 0.85, 0.8  # the seconds of a picture that isn't compiled; those on one core

@@ -33,6 +33,12 @@ def test_finding_model_files_imports_no_model_library():
     assert not modules_after("import imagelab.models").intersection(HEAVY) - {"pydantic"}
 
 
+def test_planning_a_run_imports_torch_and_nothing_that_draws():
+    """Going on with a run that has ended, and a dry run of one that has begun, needn't wait for diffusers."""
+    loaded = modules_after("import imagelab.batch.planning, imagelab.runs.recipe")
+    assert not loaded.intersection({"diffusers", "transformers", "torch._dynamo"})
+
+
 @pytest.mark.parametrize("name", imagelab.__all__)
 def test_every_exported_name_can_be_imported(name):
     assert getattr(imagelab, name) is not None

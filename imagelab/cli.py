@@ -9,7 +9,7 @@ import typer
 
 from imagelab.commands.draw import batch, replay, sweep
 from imagelab.commands.look import check, control_map, inspect_file
-from imagelab.commands.measure import bench, compare, predict_memory, random_sdxl
+from imagelab.commands.measure import bench, bench_exact, compare, predict_memory, random_sdxl
 from imagelab.commands.notebooks import integration, run
 from imagelab.commands.options import BAD_INPUT, debug
 from imagelab.commands.report import report
@@ -49,6 +49,7 @@ for command in (
     doctor,
     integration,
     predict_memory,
+    bench_exact,
     random_sdxl,
     refresh,
     schema,

@@ -1,4 +1,4 @@
-"""The commands that measure: bench, compare, predict-memory, and random-sdxl for what is measured."""
+"""The commands that measure: bench, bench-exact, compare, predict-memory, and random-sdxl for what is measured."""
 
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +52,25 @@ def bench(
     )
     typer.echo(report.to_text())
     typer.echo(f"wrote {report.write(folder / report.file_name)}")
+
+
+def bench_exact(
+    profile: ProfileName = None,
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="Pictures of each part.")] = 10,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure compiled models too.")] = True,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write, by default none.")] = None,
+) -> None:
+    """Measure each part of exact mode alone: seconds, beside the prediction, and by how much the latents move."""
+    from imagelab.exact_mode import measure_exact_mode
+    from imagelab.reporting import write_measurement
+
+    found = measure_exact_mode(profile, device=device, rounds=rounds, compiled=compiled)
+    for row in found.rows:
+        typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+    typer.echo("  ".join(f"{name} {value}" for name, value in found.facts.items()))
+    if output is not None:
+        typer.echo(f"wrote {write_measurement(found, output)}")
 
 
 def compare(

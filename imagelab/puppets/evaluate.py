@@ -25,7 +25,13 @@ from imagelab.puppets.measures.characters import measure_characters
 from imagelab.puppets.measures.concepts import measure_concepts
 from imagelab.puppets.measures.control import measure_control, measure_controlled_character
 from imagelab.puppets.measures.faces import measure_detector, measure_recogniser
-from imagelab.puppets.measures.pictures import measure_previews, measure_prompts, measure_speed, measure_vae
+from imagelab.puppets.measures.pictures import (
+    measure_few_steps,
+    measure_previews,
+    measure_prompts,
+    measure_speed,
+    measure_vae,
+)
 from imagelab.puppets.measures.studio import WEIGHTS, Row, Studio
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ LINES: dict[str, Callable[[Studio], list[Row]]] = {
     "vae": measure_vae,
     "previews": measure_previews,
     "prompts": measure_prompts,
+    "few_steps": measure_few_steps,
     "detector": measure_detector,
     "recogniser": measure_recogniser,
     "characters": measure_characters,
@@ -51,7 +58,7 @@ LINES: dict[str, Callable[[Studio], list[Row]]] = {
 # Lines that look at the same pictures, the longest first: what a process measures in one go.
 JOBS = (
     ("concepts",), ("control",), ("prompts", "detector"), ("characters",), ("controlled_character",),
-    ("vae", "previews"), ("recogniser",), ("annotators",),
+    ("few_steps",), ("vae", "previews"), ("recogniser",), ("annotators",),
 )  # fmt: skip
 ALONE = ("speed",)  # with nothing beside it
 

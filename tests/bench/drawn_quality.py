@@ -1,6 +1,7 @@
 """The same pictures drawn in several ways, by turns: what each way shows, and how long it took.
 
-Held-out scenes, whose attributes an oracle reads from the pictures, and luca in changing scenes, whose face is compared
+Held-out scenes, whose attributes an oracle reads from the pictures and whose texture, what the oracle's first filters
+answer, is held against the scene's render: blur and noise move it. And luca in changing scenes, whose face is compared
 with his references. Seconds are those of the CPU.
 """
 
@@ -13,10 +14,14 @@ from turns import cpu_seconds, say
 
 from imagelab import CharacterConsistencyChecker, CharacterReferenceManager, GenerationRequest
 from imagelab.benchmark import paired_ratio
+from imagelab.puppets.measures.concepts import texture
 from imagelab.puppets.measures.pictures import load_oracle
 from imagelab.puppets.measures.studio import held_out_scene
 from imagelab.puppets.oracle import labels_of
+from imagelab.puppets.render import render
 from imagelab.puppets.world import EXPRESSIONS, PLACES, POSES, full_caption
+
+RENDERS = 128  # that the spread of textures is taken from
 
 
 @dataclass
@@ -26,6 +31,9 @@ class Seen:
     shown: list[float] = field(default_factory=list)  # the share of a held-out scene's attributes
     alike: list[float | None] = field(default_factory=list)  # luca's similarity; None without a face
     seconds: list[float] = field(default_factory=list)
+    texture: list[float] = field(
+        default_factory=list
+    )  # how far it is from the scene's render, in deviations of renders
     off: list[float] = field(default_factory=list)  # grey levels from the first way, mean of a picture
 
     def row(self, base):
@@ -37,18 +45,19 @@ class Seen:
             "attributes shown": round(mean(self.shown), 4),
             "similarity of luca": round(mean(scores), 4),
             "faces found": len(scores),
+            "texture from renders": round(mean(self.texture), 4),
             "grey levels from the first": round(mean(self.off), 2),
         }
 
 
 def draw_by_turns(generator, store, ways, pictures):
     """Draw `pictures` numbers in each of `ways`, {name: fields of the request that differ}; return {name: Seen}."""
-    seen, oracle = {name: Seen() for name in ways}, load_oracle()
+    seen, oracle, spread = {name: Seen() for name in ways}, load_oracle(), _spread_of_renders()
     with CharacterConsistencyChecker("cpu", "puppet", generator.configs) as checker:
         references = CharacterReferenceManager(checker, store=store)
         for number in range(pictures):
             scene, *requests = _requests(number)
-            first = None
+            first, wanted = None, texture([render(scene).image])
             for name, changes in ways.items():
                 drawn = []
                 for request in requests:
@@ -56,12 +65,18 @@ def draw_by_turns(generator, store, ways, pictures):
                     drawn.append(generator.generate(replace(request, **changes)).image)
                     seen[name].seconds.append(cpu_seconds() - clock)
                 seen[name].shown.append(_shown(scene, drawn[0], oracle))
+                seen[name].texture.append(float((abs(texture([np.asarray(drawn[0])]) - wanted) / spread).mean()))
                 seen[name].alike.append(references.check_character_consistency("luca", drawn[1]).similarity_score)
                 arrays = [np.asarray(picture, np.float64) for picture in drawn]
                 first = first or arrays
                 seen[name].off += [abs(a - b).mean() for a, b in zip(arrays, first, strict=True)]
             say(f"round {number + 1} of {pictures}")
     return seen
+
+
+def _spread_of_renders():
+    """Return how much each part of a texture differs from one render to another."""
+    return texture([render(held_out_scene(70_000 + number)).image for number in range(RENDERS)]).std(0) + 1e-6
 
 
 def _requests(number):

@@ -12,9 +12,18 @@ from imagelab.loading import load_pipeline
 from imagelab.pipeline import draw
 from imagelab.plan import plan_generation
 from imagelab.prompts import Prompt
+from imagelab.puppets.measures.studio import held_out_scene
+from imagelab.puppets.world import full_caption
 from imagelab.results import LoraUse
 
-FEW = {"lcm_8": "lcm", "lightning_4": "euler_trailing", "lightning_8": "euler_trailing", "hyper_8": "tcd"}
+FEW = {
+    ("puppet", "lcm_4"): "lcm",
+    ("sdxl", "lcm_8"): "lcm",
+    ("sdxl", "lightning_4"): "euler_trailing",
+    ("sdxl", "lightning_8"): "euler_trailing",
+    ("sdxl", "hyper_8"): "tcd",
+}
+SCENES = 4
 DISTILLED = {"steps": 4, "guidance_scale": 1.0, "max_guidance_scale": 1.0, "scheduler": "euler_trailing"}
 
 
@@ -68,13 +77,13 @@ def test_what_makes_no_picture_is_refused_with_the_value_and_what_would(plan, as
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_sdxls_presets_of_few_steps_name_a_lora_for_speed_and_the_scheduler_that_it_was_made_for(configs, name):
-    preset = configs.preset("sdxl", name)
+@pytest.mark.parametrize(("profile_name", "name"), FEW)
+def test_presets_of_few_steps_name_a_lora_for_speed_and_the_scheduler_that_it_was_made_for(configs, profile_name, name):
+    preset = configs.preset(profile_name, name)
     (choice,) = preset.loras
     assert configs.lora(choice.name).kind == "speed"
-    assert "sdxl" in configs.lora(choice.name).files
-    assert preset.scheduler == FEW[name]
+    assert profile_name in configs.lora(choice.name).files
+    assert preset.scheduler == FEW[profile_name, name]
     assert preset.steps <= 8
     assert preset.guidance_scale <= preset.max_guidance_scale <= 2
 
@@ -100,3 +109,21 @@ def test_a_scheduler_for_few_steps_draws_each_seed_the_same_alone_and_beside_oth
     assert np.abs(np.asarray(alone, np.int16) - np.asarray(both[1], np.int16)).max() <= 1
     assert both[0].tobytes() != both[1].tobytes()
     assert loaded.pipe.scheduler.timesteps[0] >= 979, "few steps begin at the noisiest one"
+
+
+def test_two_distilled_steps_come_nearer_to_many_guided_ones_than_two_of_the_base(generator):
+    def picture(number, **asked):
+        scene = full_caption(held_out_scene(40_000 + number))
+        request = GenerationRequest(character=None, scene_description=scene, seed=number, **asked)
+        return np.asarray(generator.generate(request).image, np.float64)
+
+    ways = {
+        "distilled": {"quality_preset": "lcm_4", "steps": 2},
+        "base": {"quality_preset": "draft", "scheduler": "lcm", "guidance_scale": 1.0, "steps": 2},
+    }
+    off = dict.fromkeys(ways, 0.0)  # grey levels
+    for number in range(SCENES):
+        many = picture(number, scheduler="ddim", steps=25)
+        for way, asked in ways.items():
+            off[way] += np.sqrt(np.square(picture(number, **asked) - many).mean()) / SCENES
+    assert off["distilled"] < 0.95 * off["base"]

@@ -126,7 +126,7 @@ def test_both_lora_formats_reach_diffusers_with_the_same_matrices() -> None:
     tensors[f"{text}.lora_A.weight"] = torch.randn(concept.text_rank, 5, dtype=torch.float16)
     tensors[f"{text}.lora_B.weight"] = torch.randn(5, concept.text_rank, dtype=torch.float16)
 
-    kohya, alphas = StableDiffusionXLPipeline.lora_state_dict(to_kohya(tensors, concept))
+    kohya, alphas = StableDiffusionXLPipeline.lora_state_dict(to_kohya(tensors))
     plain, _ = StableDiffusionXLPipeline.lora_state_dict(to_diffusers(tensors))
 
     assert len(kohya) == len(plain) == len(tensors)

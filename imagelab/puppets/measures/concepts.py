@@ -36,7 +36,7 @@ PAIRS = 400  # of renders, which a classifier learns from
 EFFECT_BAR = 1.5
 
 
-def _texture(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.floating]:
+def texture(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.floating]:
     """Return the (N, 288) means and deviations of the oracle's first filters: style as Gatys et al. measure it."""
     features = []
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -54,8 +54,8 @@ def _classifier(studio: Studio, usual: dict[str, Any], look: dict[str, Any]) -> 
     scenes = [replace(held_out_scene(90_000 + k), **usual) for k in range(studio.count(PAIRS))]
     renders = [render(replace(scene, **extra)).image for scene in scenes for extra in (usual, look)]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=10, max_iter=5000))
-    model.fit(_texture(renders), [0, 1] * len(scenes))
-    return lambda images: np.asarray(model.decision_function(_texture(images)))
+    model.fit(texture(renders), [0, 1] * len(scenes))
+    return lambda images: np.asarray(model.decision_function(texture(images)))
 
 
 def _warmth(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.floating]:

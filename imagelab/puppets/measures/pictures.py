@@ -100,6 +100,14 @@ def measure_prompts(studio: Studio) -> list[Row]:
     ]
 
 
+def measure_few_steps(studio: Studio) -> list[Row]:
+    """Measure whether pictures in four distilled steps show what their prompts say."""
+    drawn = studio.draw_scenes(256, "lcm_4")
+    shown = _accuracy([s for s, _ in drawn], [np.asarray(i) for _, i in drawn])
+    mean = float(np.mean(list(shown.values())))
+    return [Row("prompt adherence in 4 steps (lcm_4), mean", mean, 0.90, pictures=len(drawn))]
+
+
 def measure_speed(studio: Studio) -> list[Row]:
     """Time one picture on one core: the median of five, after one to warm up."""
     threads = torch.get_num_threads()

@@ -60,15 +60,19 @@ class Studio:
     @cached_property
     def generated(self) -> list[tuple[Scene, Image.Image]]:
         """Draw a picture from each held-out scene's full caption, standard preset."""
-        scenes = [held_out_scene(50_000 + k) for k in range(self.count(256))]
+        return self.draw_scenes(256)
+
+    def draw_scenes(self, full: int, preset: str = "standard") -> list[tuple[Scene, Image.Image]]:
+        """Draw a picture from each of so many held-out scenes' full captions."""
+        scenes = [held_out_scene(50_000 + k) for k in range(self.count(full))]
         return [
-            (scene, self.draw(GenerationRequest(character=None, scene_description=full_caption(scene), seed=k)))
-            for k, scene in enumerate(tqdm(scenes, desc="draw prompts", mininterval=5))
+            (scene, self.draw(GenerationRequest(character=None, scene_description=full_caption(scene), seed=k), preset))
+            for k, scene in enumerate(tqdm(scenes, desc=f"draw prompts, {preset}", mininterval=5))
         ]
 
-    def draw(self, request: GenerationRequest) -> Image.Image:
-        """Draw a request at the `standard` preset."""
-        return self.generator.generate(dataclasses.replace(request, quality_preset="standard")).image
+    def draw(self, request: GenerationRequest, preset: str = "standard") -> Image.Image:
+        """Draw a request at a quality preset."""
+        return self.generator.generate(dataclasses.replace(request, quality_preset=preset)).image
 
     def draw_character(self, name: str, *, with_lora: bool) -> list[Image.Image]:
         """Draw a character in changing scenes; the same prompts and seeds with and without its LoRA."""

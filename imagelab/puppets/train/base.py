@@ -72,7 +72,7 @@ def encode_pictures(vae: AutoencoderKL, images: np.ndarray, batch: int = 64) -> 
     vae.to(memory_format=torch.channels_last)
     out = []
     for k in tqdm(range(0, len(images), batch), desc="encode", mininterval=5):
-        x = torch.from_numpy(np.ascontiguousarray(images[k : k + batch])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = torch.from_numpy(np.array(images[k : k + batch])).permute(0, 3, 1, 2).float() / 127.5 - 1
         with mixed_precision():
             out.append(vae.encode(x).latent_dist.mode().float())
     return torch.cat(out)

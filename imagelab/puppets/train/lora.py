@@ -171,8 +171,8 @@ def train_lora(
     }
 
 
-def to_kohya(tensors: dict[str, Tensor], concept: Concept) -> dict[str, Tensor]:
-    """Rename peft's tensors as kohya's sd-scripts would, each module with its alpha."""
+def to_kohya(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename peft's tensors as kohya's sd-scripts would, each module with its alpha, which is its rank."""
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_encoder_2": "lora_te2_text_model_"}
     out = {}
     for key, tensor in tensors.items():
@@ -180,8 +180,8 @@ def to_kohya(tensors: dict[str, Tensor], concept: Concept) -> dict[str, Tensor]:
         module, matrix, _ = rest.removeprefix("text_model.").rsplit(".", 2)
         name = prefixes[part] + module.replace(".", "_")
         out[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = tensor
-        rank = concept.rank if part == "unet" else concept.text_rank
-        out[f"{name}.alpha"] = torch.tensor(float(rank), dtype=torch.float16)
+        if matrix == "lora_A":
+            out[f"{name}.alpha"] = torch.tensor(float(len(tensor)), dtype=torch.float16)
     return out
 
 
@@ -198,25 +198,36 @@ def _network_arguments(concept: Concept) -> dict[str, int]:
 def save_lora(tensors: dict[str, Tensor], name: str, path: Path) -> None:
     """Write a LoRA as its concept's file format wants it, with kohya's `ss_*` facts of its training."""
     concept = CONCEPTS[name]
-    tensors = to_kohya(tensors, concept) if concept.file_format == "kohya" else to_diffusers(tensors)
+    tensors = to_kohya(tensors) if concept.file_format == "kohya" else to_diffusers(tensors)
+    pictures = sum(PICTURES.values())
+    facts = {
+        "ss_network_args": json.dumps(_network_arguments(concept)),
+        "ss_tag_frequency": json.dumps({name: {concept.trigger: pictures}}),
+        "modelspec.trigger_phrase": concept.trigger,
+    }
+    write_lora(tensors, name, path, rank=str(concept.rank), pictures=pictures, plan=concept.plan, facts=facts)
+
+
+def write_lora(
+    tensors: dict[str, Tensor], name: str, path: Path, *, rank: str, pictures: int, plan: Plan, facts: dict[str, str]
+) -> None:
+    """Write a LoRA's tensors as they are named, with `facts` and what kohya's sd-scripts say of every training."""
     content = hashlib.sha256(b"".join(tensors[k].numpy().tobytes() for k in sorted(tensors))).hexdigest()
     facts = {
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_sd_model_name": "imagelab-puppet-sdxl",
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(concept.rank),
-        "ss_network_alpha": str(concept.rank),
-        "ss_network_args": json.dumps(_network_arguments(concept)),
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
         "ss_output_name": name,
-        "ss_num_train_images": str(sum(PICTURES.values())),
-        "ss_steps": str(concept.plan.steps),
+        "ss_num_train_images": str(pictures),
+        "ss_steps": str(plan.steps),
         "ss_seed": "0",
         "ss_v2": "False",
-        "ss_tag_frequency": json.dumps({name: {concept.trigger: sum(PICTURES.values())}}),
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.title": name,
-        "modelspec.trigger_phrase": concept.trigger,
         "imagelab.content_sha256": content,
+        **facts,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=facts)

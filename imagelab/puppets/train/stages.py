@@ -17,6 +17,8 @@ from imagelab.puppets.train.control import MODES, train_controlnet, train_union
 from imagelab.puppets.train.dataset import BUCKETS, render_bucket
 from imagelab.puppets.train.detector import train_detector
 from imagelab.puppets.train.export import export_detector, export_recogniser, export_references, save_controlnet
+from imagelab.puppets.train.lcm import NAME as LCM
+from imagelab.puppets.train.lcm import save_lcm, train_lcm
 from imagelab.puppets.train.lora import CONCEPTS, save_lora, train_lora
 from imagelab.puppets.train.oracle import train_oracle
 from imagelab.puppets.train.recogniser import train_recogniser
@@ -95,6 +97,13 @@ def _loras(work: Path, _: Path | None) -> None:
                 save_lora(train_lora(pipe, name, work / f"lora_{name}.pt"), name, part)
 
 
+def _lcm(work: Path, _: Path | None) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(work / "out" / "base", dtype=torch.float32)
+    path = work / "out" / "loras" / f"{LCM}.safetensors"
+    with _whole(path) as part:
+        save_lcm(train_lcm(pipe, work), part)
+
+
 def _annotators(work: Path, _: Path | None) -> None:
     for task in TASKS:
         folder = work / "out" / "annotators" / task
@@ -130,6 +139,7 @@ STAGES: dict[str, Callable[[Path, Path | None], None]] = {
     "clip": _clip,
     "oracle": _oracle,
     "loras": _loras,
+    "lcm": _lcm,
     "controlnets": _controlnets,
     "annotators": _annotators,
     "references": _references,

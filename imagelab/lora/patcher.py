@@ -151,7 +151,7 @@ class LoraPatcher:
             parameter = self._parameter(slot)
             if terms:
                 rewritten = self._sum(slot, parameter, terms)
-                finite[slot] = rewritten.isfinite().all()
+                finite[slot] = _all_finite(rewritten)
                 # In place: the address stays, so compiled code and CUDA graphs stay valid.
                 parameter.data.copy_(rewritten)
                 self._written[slot] = terms
@@ -170,7 +170,7 @@ class LoraPatcher:
         pristine = base.to(self.device, torch.float32, non_blocking=True)
         total = pristine
         for _, weight, layer in terms:
-            total = total + layer.delta(pristine, weight)
+            total = layer.delta(pristine, weight).add_(total)  # into what is a tensor of its own
         return total.to(parameter.dtype)
 
     def _base_weight(self, slot: Slot) -> Tensor | None:
@@ -186,6 +186,12 @@ def _host_copy(weight: Tensor) -> Tensor:
     """Copy to CPU memory, where there is CUDA pinned: from there a GPU reads several times as fast."""
     pinned = torch.cuda.is_available()
     return torch.empty_like(weight, device="cpu", pin_memory=pinned).copy_(weight)
+
+
+def _all_finite(tensor: Tensor) -> Tensor:
+    """Return whether there is no NaN and no infinity in a tensor, as a tensor: the device isn't waited for."""
+    # One pass, in which a NaN becomes both; isfinite makes several, and takes ten times as long on a CPU.
+    return torch.stack(torch.aminmax(tensor)).isfinite().all()
 
 
 def _same(one: Sequence[Term], other: Sequence[Term]) -> bool:

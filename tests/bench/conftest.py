@@ -29,7 +29,10 @@ def keep(request):
     def write(name, what, *, facts=None, rows=(), machine=None):
         import torch  # by now the benchmark has loaded what it needs
 
-        known = {"device": "cpu", "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads())}
+        from imagelab.environment import read_environment
+
+        on = read_environment(torch.device("cpu"))
+        known = {"device": "cpu", "processor": on.processor, "cores": str(os.cpu_count()), "threads": str(on.threads)}
         command = f"OMP_NUM_THREADS=1 .venv/bin/pytest -m bench {request.node.nodeid.partition('::')[0]}"
         known |= {**drawing_versions(), **(machine or {}), "load": load_since(*begun)}
         known["measured"] = datetime.now(UTC).date().isoformat()

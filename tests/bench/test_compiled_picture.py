@@ -8,16 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from promised_seconds import MOST_SECONDS, Arithmetic, hold_to_seconds
 from turns import by_turns
 
 from imagelab import CharacterGenerator, GenerationRequest
 from imagelab.benchmark import paired_ratio
+from imagelab.benchmark.limits import count_flop
 from imagelab.calibration.intervals import bootstrap_interval
 from imagelab.versions import drawing_versions, find_compiler
 
 PICTURES = 8
-MOST_TIMES, MOST_SECONDS = 0.85, 0.8  # the seconds of a picture that isn't compiled; those on one core
-MOST_IN_LATENTS, MOST_GREY_LEVELS = 1e-3, 1
+MOST_TIMES = 0.85  # the seconds of a picture that isn't compiled
+MOST_IN_LATENTS, MOST_GREY_LEVELS = 1e-4, 1  # as decision 23 has it
 SCENE = {"character": "luca", "scene_description": "on the beach", "quality_preset": "standard"}
 FIRST_PICTURE = f"""
 import json, resource, time
@@ -84,11 +86,13 @@ def test_compiled_models_draw_a_picture_in_less_time_and_compile_nothing_again(g
         return lambda: owner.generate(GenerationRequest(**SCENE, seed=next(seeds[name])))
 
     ways = {"eager": picture("eager", generator), "compiled": picture("compiled", fast)}
+    ways["eager"]()  # with its LoRA in the weights, and the prompt encoded
+    arithmetic = Arithmetic(count_flop(ways["eager"], torch.device("cpu")))
     ways["compiled"]()
     from torch._dynamo.utils import counters
 
     graphs = counters["stats"]["unique_graphs"]
-    took = by_turns(ways, PICTURES)
+    took = by_turns(ways | {"products of matrices": arithmetic}, PICTURES)
     recompiled = counters["stats"]["unique_graphs"] - graphs
     pairs = [(latents(generator, seed), latents(fast, seed)) for seed in range(3)]
     in_latents = max((one[0] - other[0]).abs().max().item() for one, other in pairs)
@@ -99,7 +103,8 @@ def test_compiled_models_draw_a_picture_in_less_time_and_compile_nothing_again(g
     for model in (generator.pipeline.unet, generator.pipeline.vae):
         model.to(memory_format=torch.contiguous_format)
     ratio = paired_ratio(took["compiled"].cpu, took["eager"].cpu)
-    cpu = {name: bootstrap_interval(np.median, np.array(one.cpu)) for name, one in took.items()}
+    cpu = {name: bootstrap_interval(np.median, np.array(took[name].cpu)) for name in ways}
+    rate = arithmetic.gflop_per_second(took["products of matrices"].cpu)
     keep(
         "compiled-puppet-cpu.json",
         f"A puppets' picture of 128 px, standard preset, on one core, its models compiled or not: {PICTURES} by turns",
@@ -111,6 +116,7 @@ def test_compiled_models_draw_a_picture_in_less_time_and_compile_nothing_again(g
             "seconds": str(bootstrap_interval(np.median, np.array(took["compiled"].wall))),
             "seconds_eager": str(bootstrap_interval(np.median, np.array(took["eager"].wall))),
             "promised_seconds": MOST_SECONDS,
+            "gflop_per_second_of_products_of_matrices": round(rate, 1),
             "recompiles": recompiled,
             "largest difference of latents": f"{in_latents:.2e}",
             "largest difference of latents by the layout of channels alone": f"{layout:.2e}",
@@ -122,5 +128,4 @@ def test_compiled_models_draw_a_picture_in_less_time_and_compile_nothing_again(g
     assert in_latents <= MOST_IN_LATENTS
     assert in_grey <= MOST_GREY_LEVELS
     assert ratio.high <= MOST_TIMES
-    if cpu["compiled"].high > MOST_SECONDS:  # a slower core breaks no promise about the code
-        pytest.xfail(f"{cpu['compiled'].value:.2f} s a picture")
+    hold_to_seconds(cpu["compiled"], rate)

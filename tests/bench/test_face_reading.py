@@ -7,6 +7,7 @@ from turns import by_turns
 
 from imagelab import CharacterConsistencyChecker, CharacterReferenceManager
 from imagelab.benchmark import paired_ratio
+from imagelab.devices import device_name, resolve_device
 from imagelab.models import resolve_source
 from imagelab.puppets.render import render
 from imagelab.puppets.world import CHARACTERS, HELD_OUT_SEED, sample_scene
@@ -78,7 +79,7 @@ def test_checking_pictures_is_as_much_faster_than_a_loop_as_promised(configs, tm
             }
             for name in ways
         ],
-        machine={"device": "cuda" if on_gpu else "cpu", "pack": pack.name},
+        machine={"device": device_name(resolve_device("auto" if on_gpu else "cpu")), "pack": pack.name},
     )
     assert faces[OURS] >= 0.95 * PICTURES
     assert {name: faster[name].low >= least for name, least in promised.items()} == dict.fromkeys(promised, True)

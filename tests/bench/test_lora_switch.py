@@ -5,23 +5,18 @@ what it writes, wherever to: on a GPU those from and to CPU memory are the slow 
 """
 
 import statistics
-from types import SimpleNamespace
 
-import torch
-from diffusers.models.attention import BasicTransformerBlock
-from safetensors.torch import save_file
+from random_loras import RANK, full_size_block, write_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 from turns import by_turns, cpu_seconds, say
 
 from imagelab.benchmark import paired_ratio
 from imagelab.lora import LoraPatcher
-from imagelab.lora.layers import COMPONENTS
 from imagelab.results import LoraRecord
 
-RANK, ROUNDS, PAIRS = 32, 3, 10
+ROUNDS, PAIRS = 3, 10
 MOST_BYTES, MOST_SECONDS = 0.6, 1.05  # in one pass, of those by way of the base
 COPIES = ("aten._to_copy", "aten.copy_", "aten.clone")
-PLACE = "mid_block.attentions.0.transformer_blocks.0"
 
 
 class CopiedBytes(TorchDispatchMode):
@@ -35,31 +30,6 @@ class CopiedBytes(TorchDispatchMode):
         if str(function).startswith(COPIES):
             self.total += result.nbytes
         return result
-
-
-def full_size_block():
-    """Return what looks like a pipeline whose UNet has one transformer block of SDXL."""
-    torch.manual_seed(0)
-    block = BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048, activation_fn="geglu").half()
-    unet = torch.nn.Module()
-    unet.mid_block = torch.nn.Module()
-    unet.mid_block.attentions = torch.nn.ModuleList([torch.nn.Module()])
-    unet.mid_block.attentions[0].transformer_blocks = torch.nn.ModuleList([block])
-    empty = torch.nn.Module()
-    return SimpleNamespace(unet=unet.requires_grad_(requires_grad=False), text_encoder=empty, text_encoder_2=empty)
-
-
-def write_lora(pipe, path, seed):
-    """Write a LoRA of rank 32 in float16 for every linear layer; return its bytes."""
-    generator, tensors = torch.Generator().manual_seed(seed), {}
-    for part in COMPONENTS:
-        for name, module in getattr(pipe, part).named_modules():
-            if isinstance(module, torch.nn.Linear) and "embed" not in name:
-                out, into = module.weight.shape
-                for key, shape in (("lora_A", (RANK, into)), ("lora_B", (out, RANK))):
-                    tensors[f"{part}.{name}.{key}.weight"] = (torch.randn(shape, generator=generator) * 0.02).half()
-    save_file(tensors, path)
-    return path.stat().st_size
 
 
 def measure(what, pipe, folder):
@@ -125,9 +95,10 @@ def test_going_from_a_lora_to_another_copies_less_than_by_way_of_the_base(genera
     ratio = paired_ratio(took["in one pass"].cpu, took["by way of the base"].cpu)
     keep(
         "lora-switch-cpu.json",
-        "Changing LoRAs of rank 32: all linear layers of the puppets, and a transformer block of SDXL at full size in "
-        "float16; seconds of the CPU (median of three switches; the first reads and checks the file, once), bytes that "
-        f"copies write; from one LoRA of the puppets to another also by way of the base, {PAIRS} pairs by turns",
+        f"Changing LoRAs of rank {RANK}: all linear layers of the puppets, and a transformer block of SDXL at full "
+        "size in float16; seconds of the CPU (median of three switches; the first reads and checks the file, once), "
+        "bytes that copies write; from one LoRA of the puppets to another also by way of the base, "
+        f"{PAIRS} pairs by turns",
         facts={
             "copied_mb_in_one_pass": round(copied["in one pass"], 1),
             "copied_mb_by_way_of_the_base": round(copied["by way of the base"], 1),

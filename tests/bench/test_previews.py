@@ -20,8 +20,8 @@ from imagelab.puppets.render import render
 from imagelab.puppets.train.dataset import build_example
 from imagelab.puppets.world import full_caption
 
-FITTED, RENDERS, DRAWN = 150, 64, 12
-STEPS = (8, 13, 19, 25)
+FITTED, RENDERS, DRAWN, PRESET = 150, 64, 12, "standard"
+AFTER = (0.3, 0.5, 0.8, 1.0)  # of the preset's steps
 SIDE_PX, CELL_PX = 128, 8
 TIME, PSNR = "time to the VAE's", "PSNR in dB"
 MOST_TIME = 0.5  # of the whole VAE's
@@ -72,14 +72,18 @@ def all_latents(generator):
     found = defaultdict(list)
     for number in range(RENDERS):
         found["held-out renders"].append(encode(generator.pipeline.vae, render(held_out_scene(number)).image))
+    steps = generator.profile.preset(PRESET).steps
+    shown = {round(fraction * steps): f"pictures after step {round(fraction * steps)} of {steps}" for fraction in AFTER}
+
+    def keep(step, _, latents):
+        if step in shown:
+            found[shown[step]].append(latents.clone())
+
     for number in range(DRAWN):
         caption = full_caption(held_out_scene(50_000 + number))
-
-        def keep(step, steps, latents):
-            if step in STEPS:
-                found[f"pictures after step {step} of {steps}"].append(latents.clone())
-
-        generator.generate(GenerationRequest(character=None, scene_description=caption, seed=number), on_step=keep)
+        request = GenerationRequest(character=None, scene_description=caption, quality_preset=PRESET, seed=number)
+        generator.generate(request, on_step=keep)
+    assert {what: len(found[what]) for what in shown.values()} == dict.fromkeys(shown.values(), DRAWN)
     return found
 
 
@@ -109,7 +113,7 @@ def test_tiny_vae_is_quicker_than_the_vae_and_shows_more_than_a_linear_map(gener
     rows = [row for what, latents in all_latents(generator).items() for row in compare(what, latents, ways)]
     keep(
         "preview-vae-puppet.json",
-        f"Previews of latents: {RENDERS} held-out renders, and {DRAWN} pictures while they are drawn, 128 px, standard "
+        f"Previews of latents: {RENDERS} held-out renders, and {DRAWN} pictures while they are drawn, 128 px, {PRESET} "
         "preset; by turns, seconds of the CPU; PSNR and grey levels are those to the VAE's picture",
         facts={"promised_of_the_vaes_time": MOST_TIME},
         rows=[{name: str(value) if name == TIME else value for name, value in row.items()} for row in rows],

@@ -80,6 +80,7 @@ OTHERWISE = {
     "prompt and seed": {"scene": "at night in the town", "seed": 8, "character": "alberto"},
     "guidance": {"guidance_scale": 3.5},
     "guidance at some steps": {"guidance_start": 0.3, "guidance_stop": 0.6},
+    "guidance at others": {"guidance_start": 0.0, "guidance_stop": 0.4},
     "steps": {"steps": 5},
     "another LoRA": {"additional_loras": (LoraUse(name="beach", weight=0.8),)},
     "another weight": {"additional_loras": (LoraUse(name="beach", weight=0.3),)},

@@ -375,12 +375,18 @@ def test_two_hundred_cycles_leave_the_base_to_the_bit_and_no_memory(pipe, patche
     assert psutil.Process().memory_info().rss - rss_before < 64 * 2**20
 
 
-def test_after_a_thousand_switches_the_weights_are_those_of_a_fresh_model_where_they_always_were(pipe, patcher, files):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_after_a_thousand_switches_the_weights_are_those_of_a_fresh_model_where_they_always_were(configs, dtype, files):
+    puppet = configs.profile("puppet")
+    of_dtype = puppet.model_copy(update={"dtype": puppet.dtype.model_copy(update={"cpu": dtype})})
+    pipe = load_pipeline(of_dtype, "cpu").pipe
+    patcher = LoraPatcher(pipe=pipe)
     paths, records = files[0], {}
     for index, name in enumerate("abc"):
         records[name] = record(name, 0.4 + 0.3 * index, 0.2 * index)
     sets = [(), *itertools.combinations("abc", 1), *itertools.combinations("abc", 2), tuple("abc")]
     base, fresh = weights(pipe), {}
+    assert {str(value.dtype) for value in base.values() if value.is_floating_point()} == {f"torch.{dtype}"}
     for chosen in sets:
         alone = LoraPatcher(pipe=pipe)
         alone.apply([(paths[name], records[name]) for name in chosen])
@@ -396,6 +402,7 @@ def test_after_a_thousand_switches_the_weights_are_those_of_a_fresh_model_where_
     assert where == {part: [weight.data_ptr() for weight in getattr(pipe, part).parameters()] for part in COMPONENTS}
     patcher.apply([])
     assert same(weights(pipe), base)
+    assert not any(same(base, there) for chosen, there in fresh.items() if chosen), "each set changes something"
 
 
 def test_a_switch_writes_only_the_weights_on_which_something_else_acts_than_before(pipe, patcher, tmp_path):

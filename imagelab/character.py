@@ -111,7 +111,8 @@ class CharacterGenerator:
     def restore_memory_policy(self) -> None:
         """Draw as the configuration says again, whatever was given up until now because memory ran out."""
         with self._lock:
-            if self._models is not None and self._models.given_up:
+            # What one picture's size asked for is taken back, or kept, when the next one's is known.
+            if self._models is not None and self._models.staying[1]:
                 self._models.use(self.profile.memory, ())
 
     def forget_prompts(self) -> None:

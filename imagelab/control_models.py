@@ -4,14 +4,16 @@ Drawing asks here before it loads one, and the doctor asks the same.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from imagelab.errors import ModelFileError
 from imagelab.models import AGAIN, check_model, file_sha256, verify_weights
 from imagelab.safetensors_files import check_safetensors
 
 _CONTROLNETS = ("ControlNetModel", "ControlNetUnionModel", "ControlNetModel_Union")  # the last is of xinsir's own code
+_UNION_TENSOR = "task_embedding"  # only a union ControlNet has it, whatever its config.json calls the class
 _PROMAX = "_promax"
 _MARIGOLD = "MarigoldNormalsPipeline"
 _PIPELINE = "model_index.json"
@@ -39,6 +41,11 @@ def check_controlnet(folder: Path, dtype: str, *, packaged: bool) -> tuple[dict[
         raise ModelFileError(config, f"is of a {name}, not of a ControlNet", "Use a ControlNet for SDXL")
     _refuse_two(folder)
     return check_model(folder, dtype, packaged=packaged)
+
+
+def is_union(tensors: Container[str]) -> bool:
+    """Say whether a ControlNet of these tensors is a union one, which obeys several kinds of control."""
+    return _UNION_TENSOR in tensors
 
 
 def _refuse_two(folder: Path) -> None:
@@ -95,13 +102,17 @@ def read_entry(path: Path, key: str, default: object = None) -> object:
 
     Raises ModelFileError for a file that isn't there, isn't a JSON mapping, or lacks the entry.
     """
+    entries = read_entries(path)
+    if key not in entries and default is None:
+        raise ModelFileError(path, f"says nothing of {key}", AGAIN)
+    return entries.get(key, default)
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """Return a model's JSON file; raises ModelFileError for one that isn't there or isn't a JSON mapping."""
     if not path.is_file():
         raise ModelFileError(path, "isn't there", AGAIN)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except KeyError:
-        if default is not None:
-            return default
-        raise ModelFileError(path, f"says nothing of {key}", AGAIN) from None
-    except (OSError, ValueError, TypeError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError) as error:
         raise ModelFileError(path, "can't be read", AGAIN) from error

@@ -7,19 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     ControlNetModel,
     ControlNetUnionModel,
-    MultiControlNetModel,
     StableDiffusionXLControlNetPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
 
 from imagelab.compiling import compile_model
 from imagelab.config import MemoryPolicy
-from imagelab.control_models import check_controlnet
+from imagelab.control_models import check_controlnet, is_union
+from imagelab.control_set import ControlSet
 from imagelab.controls import PlannedControl
 from imagelab.devices import within_memory
 from imagelab.errors import GenerationError, ModelFileError
@@ -29,73 +27,8 @@ from imagelab.pipeline import OFFLOAD, LoadedPipeline, apply_memory_policy, use_
 from imagelab.safetensors_files import check_safetensors
 from imagelab.vram import release_memory
 
-_UNION_TENSOR = "task_embedding"  # only a union ControlNet has it, whatever its config.json calls the class
 _MUST_FIT = ("in_channels", "block_out_channels", "layers_per_block")  # else their outputs don't fit the UNet's
 _MUST_FIT_ATTENTION = "cross_attention_dim"
-
-
-class ControlSet(MultiControlNetModel):  # type: ignore[misc]  # diffusers is untyped
-    """ControlNets that act on one picture together, dedicated and union ones side by side.
-
-    `nets` holds one for each control, a union one once for each of its modes. To diffusers' pipeline it is several
-    ControlNets, whose outputs are summed. What diffusers' own classes do otherwise, and not as asked: a scale of 0, a
-    window that hasn't begun or is over too, still costs a pass, and a union ControlNet of several modes goes on acting
-    when all of them are at 0 (`ControlNetUnionModel.forward` scales what goes in, not what comes out). Here a control
-    at 0 is absent, to the bit.
-    """
-
-    def __init__(self, nets: Sequence[ControlNetModel | ControlNetUnionModel], modes: Sequence[int]) -> None:
-        super().__init__(nets)
-        self.modes = tuple(modes)
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Any,
-        encoder_hidden_states: Tensor,
-        controlnet_cond: Sequence[Tensor],
-        conditioning_scale: Sequence[float],
-        **given: Any,
-    ) -> tuple[Any, Any]:
-        """Return the sums of what those that act add to the UNet's blocks; None and None when none does."""
-        acting = [index for index, scale in enumerate(conditioning_scale) if scale]
-        down: list[Tensor] | None = None
-        mid: Tensor | None = None
-        while acting:
-            together = self._together(acting)
-            acting = [index for index in acting if index not in together]
-            added_down, added_mid = self.nets[together[0]](
-                sample,
-                timestep,
-                encoder_hidden_states=encoder_hidden_states,
-                **self._conditions(together, controlnet_cond, conditioning_scale, sample),
-                **given,
-            )
-            down = added_down if down is None else [a + b for a, b in zip(down, added_down, strict=True)]
-            mid = added_mid if mid is None else mid + added_mid
-        return down, mid
-
-    def _together(self, acting: Sequence[int]) -> list[int]:
-        """Return the controls that the first one's ControlNet takes in one pass: a union one all of its modes."""
-        first = self.nets[acting[0]]
-        union = isinstance(first, ControlNetUnionModel)
-        return [index for index in acting if self.nets[index] is first] if union else [acting[0]]
-
-    def _conditions(
-        self, together: Sequence[int], maps: Sequence[Tensor], scales: Sequence[float], sample: Tensor
-    ) -> dict[str, Any]:
-        net = self.nets[together[0]]
-        if isinstance(net, ControlNetModel):
-            return {"controlnet_cond": maps[together[0]], "conditioning_scale": scales[together[0]]}
-        modes = [self.modes[index] for index in together]
-        kinds = torch.zeros(1, net.config.num_control_type, dtype=sample.dtype, device=sample.device)
-        kinds[0, modes] = 1
-        return {
-            "controlnet_cond": [maps[index] for index in together],
-            "conditioning_scale": [scales[index] for index in together],
-            "control_type": kinds.repeat(len(sample), 1),
-            "control_type_idx": modes,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +112,7 @@ def load_controlnet(control: PlannedControl, loaded: LoadedPipeline) -> LoadedNe
     dtype = str(unet.dtype).removeprefix("torch.")
     hashes, variant = check_controlnet(control.folder, dtype, packaged=control.packaged)
     tensors = {name for path in weight_files(control.folder, variant) for name in check_safetensors(path)}
-    net_class = ControlNetUnionModel if _UNION_TENSOR in tensors else ControlNetModel
+    net_class = ControlNetUnionModel if is_union(tensors) else ControlNetModel
     with quietly():
         module = load_or_refuse(
             net_class.from_pretrained,

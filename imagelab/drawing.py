@@ -17,11 +17,12 @@ from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, within_memory
 from imagelab.encoded_prompts import EncodedPrompts
+from imagelab.encoding import count_chunks
 from imagelab.environment import read_environment
 from imagelab.errors import DegradedWarning, GenerationError, OutOfMemoryError
 from imagelab.loading import load_pipeline
 from imagelab.lora import LoraPatcher
-from imagelab.memory_contract import Contract, Job, controlnet_bytes
+from imagelab.memory_contract import Contract, Job, read_net
 from imagelab.memory_ladder import next_rung
 from imagelab.pipeline import Guide, LoadedPipeline, OnStep, apply_memory_policy, draw
 from imagelab.plan import Plan
@@ -45,6 +46,7 @@ class Models:
     prompts: EncodedPrompts = field(init=False)
     memory: MemoryPolicy  # the one in force, which may be lower on the ladder than the profile's
     given_up: tuple[str, ...] = ()  # the rungs taken so far
+    staying: tuple[MemoryPolicy, tuple[str, ...]] = field(init=False)  # both, without what one picture's size asked for
     contract: Contract = field(init=False)
     process: int = field(default_factory=os.getpid)  # that has loaded them
 
@@ -52,6 +54,7 @@ class Models:
         """Let the LoRAs reach the weights wherever the policy in force keeps them."""
         self.patcher = LoraPatcher(pipe=self.loaded.pipe, device=self.loaded.device, at_hand=self.weights_at_hand)
         self.prompts = EncodedPrompts(pipe=self.loaded.pipe)
+        self.staying = self.memory, self.given_up
         device = self.loaded.device
         limit: float | None = getattr(self.memory.limit_gib, device.type, None)
         self.contract = Contract(
@@ -87,31 +90,36 @@ class Models:
         kept = self.nets.folders_with(plan.controls)
         if self.loaded.offloads(self.memory):
             kept = tuple({control.folder for control in plan.controls})
+        pipe, texts = self.loaded.pipe, (plan.prompt.positive, plan.prompt.negative)
         return Job(
             width=plan.width,
             height=plan.height,
             pictures=pictures,
             guided=plan.guidance_scale > 1,
             loras=bool(plan.loras),
-            controls=len(plan.controls),
-            net_bytes=controlnet_bytes(kept, self.loaded.pipe.unet.dtype),
+            chunks=max(count_chunks(pipe, text) for text in texts),
+            controls=tuple(read_net(control.folder, self.loaded.dtype) for control in plan.controls),
+            net_bytes=sum(read_net(folder, self.loaded.dtype).nbytes for folder in kept),
         )
 
     def make_fit(self, plan: Plan, pictures: int) -> int:
         """Go down the ladder as far as the predicted memory asks for; return how many pictures to draw at once.
 
         Nothing has been allocated by then. Says so in a DegradedWarning; raises OutOfMemoryError where nothing helps.
-        ControlNets that earlier pictures have left go first: what is given up depends on the plan alone.
+        What is given up depends on the plan alone: ControlNets that earlier pictures have left go first, and what was
+        given up for an earlier plan is taken back.
         """
         limit = self.contract.limit_gib
         if limit is None:
             return pictures
-        if self.predict_gib(plan, pictures) > limit:
+        memory, given_up = self.staying
+        if self.contract.predict_gib(self.job(plan, pictures), memory) > limit:
             self.nets.drop_others(plan.controls)
-        fitted = self.contract.fit(self.job(plan, pictures), self.memory)
-        if fitted.given_up:
-            said = [f"{_TOO_MUCH}: {what}" for what in fitted.given_up]
-            self.use(fitted.memory, (*self.given_up, *said))
+        fitted = self.contract.fit(self.job(plan, pictures), memory)
+        said = tuple(f"{_TOO_MUCH}: {what}" for what in fitted.given_up)
+        if (fitted.memory, (*given_up, *said)) != (self.memory, self.given_up):
+            self._apply(fitted.memory, (*given_up, *said))
+        if said:
             warnings.warn("; ".join(said), DegradedWarning, stacklevel=2)
         return fitted.job.pictures
 
@@ -121,7 +129,11 @@ class Models:
         return self.contract.predict_gib(self.job(plan, pictures), self.memory) if limited else 0.0
 
     def use(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
-        """Put a policy in force, and say what was given up for it."""
+        """Put a policy in force, to stay there, and say what was given up for it."""
+        self.staying = memory, given_up
+        self._apply(memory, given_up)
+
+    def _apply(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
         self.memory, self.given_up = memory, given_up
         apply_memory_policy(self.loaded.pipe, memory, self.loaded.device)
 
@@ -146,16 +158,16 @@ def draw_plan(
 ) -> tuple[Generation, ...]:
     """Draw what a plan says from each seed, all at once, with a map for each of its controls, and say how.
 
-    Where the memory is too small it is tried again, with half of the pictures at once, then with the VAE in
-    tiles, then offloaded; records say so in `degraded`. `seconds`: what it took until now, {stage: duration}. Raises
-    ModelFileError, ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder. What can be
-    predicted not to fit isn't tried: the ladder is gone down first.
+    Where the memory is too small it is tried again: half of the pictures at once, then without the text encoders on
+    the GPU, with the VAE in tiles, offloaded; records say so in `degraded`. What can be predicted not to fit isn't
+    tried: the ladder is gone down first. `seconds`: what it took until now, {stage: duration}. Raises ModelFileError,
+    ModelNotFoundError or GenerationError, OutOfMemoryError at the end of that ladder.
     """
     if (fitting := models.make_fit(plan, len(seeds))) < len(seeds):
         parts = [seeds[start : start + fitting] for start in range(0, len(seeds), fitting)]
         drawn = [draw_plan(models, plan, part, maps, seconds, on_step) for part in parts]
         return _with_degraded(chain(*drawn), f"{_TOO_MUCH}: not {len(seeds)} pictures at once")
-    before = models.memory, models.given_up
+    before = models.staying
     while True:
         try:
             return within_memory(partial(_draw_once, models, plan, seeds, maps, seconds, on_step), _SMALLER)

@@ -48,13 +48,13 @@ def cross_attentions(model: nn.Module) -> tuple[Attention, ...]:
     return _known[model]
 
 
-def ask_ahead(layers: Iterable[Attention], prompt: Tensor) -> None:
-    """Let the layers remember what they make of a prompt before they need it: outside of a compiled graph."""
-    for layer in layers:
-        if isinstance(layer.processor, _AsksOnce):
-            asked = _Remembering(layer, layer.processor.answers)
-            asked.to_k(prompt)
-            asked.to_v(prompt)
+def ask_ahead(layers: Iterable[Attention], prompt: Tensor) -> list[Tensor]:
+    """Let the layers remember what they make of a prompt before they need it, and return that.
+
+    A compiled graph is given it from outside.
+    """
+    asked = [_Remembering(layer, layer.processor.answers) for layer in layers if isinstance(layer.processor, _AsksOnce)]
+    return [answer for layer in asked for answer in (layer.to_k(prompt), layer.to_v(prompt))]
 
 
 class _AsksOnce(AttnProcessor2_0):  # type: ignore[misc]  # diffusers is untyped

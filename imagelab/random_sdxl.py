@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    ControlNetUnionModel,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+)
 from diffusers import UNet2DConditionModel as UNet
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -110,6 +116,12 @@ def sdxl_on_meta() -> tuple[StableDiffusionXLPipeline, ControlNetModel]:
     pipe = _random_pipeline(FULL, meta)
     with meta:
         return pipe, ControlNetModel.from_unet(pipe.unet, load_weights_from_unet=False).half()
+
+
+def union_on_meta(unet: UNet) -> ControlNetUnionModel:
+    """Return a union ControlNet for a UNet on the meta device, of the kinds of control that xinsir's knows."""
+    with torch.device("meta"):
+        return ControlNetUnionModel.from_unet(unet, load_weights_from_unet=False).half()
 
 
 def _write(folder: Path, shape: Shape, device: torch.device) -> None:

@@ -1,9 +1,10 @@
 """Is the memory enough? Said by prediction; no model is loaded."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from imagelab.config import Profile
+from imagelab.config import MemoryPolicy, Profile
 from imagelab.doctor.report import Check
 
 _NOT_PYTORCHS_GIB = 0.5  # CUDA's own context, and what the screen shows
@@ -22,36 +23,39 @@ def check_memory(profile: Profile, vram_gib: float) -> Iterator[Check]:
         yield Check(name=name, status="warning", found=found, fix="The profile puppet is made for CPUs")
         return
     room = max(0.0, vram_gib - _NOT_PYTORCHS_GIB)
-    asked, policy, fits = _predicted(profile, room)
+    asked, memory, fits = _predicted(profile, room)
     least, most = min(asked.values()), max(asked.values())
     found = f"{room:.1f} GiB; a picture is predicted to take {least:.1f} to {most:.1f}, the latter with a ControlNet"
-    if fits and policy == profile.memory.policy:
+    if fits and memory == profile.memory:
         yield Check(name=name, status="ok", found=found, details=asked)
     elif fits:
-        fix = f"Set profiles.{profile.name}.memory.policy to {policy} in sdxl_config.yaml"
+        own = profile.memory.model_dump()
+        changed = {key: value for key, value in memory.model_dump().items() if value != own[key]}
+        changes = " and ".join(f"{key} to {json.dumps(value)}" for key, value in changed.items())
+        fix = f"Set {changes} in profiles.{profile.name}.memory of sdxl_config.yaml"
         yield Check(name=name, status="warning", found=found, fix=fix, details=asked)
     else:
         yield Check(name=name, status="problem", found=found, fix="Use a card with more memory", details=asked)
 
 
-def _predicted(profile: Profile, room_gib: float) -> tuple[dict[str, float], str, bool]:
+def _predicted(profile: Profile, room_gib: float) -> tuple[dict[str, float], MemoryPolicy, bool]:
     """Return {preset: predicted GiB}, the policy under which all of them fit, and whether there is one."""
     import torch
 
-    from imagelab.memory_contract import Job, fit, measure_footprint, predict, weight_bytes
+    from imagelab.memory_contract import Job, fit, measure_footprint, net_of, predict
     from imagelab.random_sdxl import sdxl_on_meta
 
-    pipe, net = sdxl_on_meta()
-    cuda = torch.device("cuda")
+    pipe, module = sdxl_on_meta()
+    net, cuda = net_of(module, "ControlNet"), torch.device("cuda")
     models, memory, asked, fits = measure_footprint(pipe, cuda), profile.memory, {}, True
     for preset in profile.quality_presets.values():
         width, height = profile.size_px(preset.size)
         plain = Job(width=width, height=height, guided=preset.guidance_scale > 1, loras=True)
         for name, job in {
             preset.name: plain,
-            f"{preset.name}, ControlNet": replace(plain, controls=1, net_bytes=weight_bytes(net)),
+            f"{preset.name}, ControlNet": replace(plain, controls=(net,), net_bytes=net.nbytes),
         }.items():
             asked[name] = round(predict(job, profile.memory, models).peak_gib, 2)
             found = fit(job, memory, models, room_gib, cuda)
             memory, fits = found.memory, fits and found.fits
-    return asked, memory.policy, fits
+    return asked, memory, fits

@@ -1,20 +1,36 @@
 """What the networks need beside their weights while they run, counted on meta tensors: nothing is computed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from imagelab.control_set import ControlSet
+from imagelab.errors import ModelFileError
 from imagelab.memory_contract.live_bytes import FusedAttention, LiveBytes
+from imagelab.memory_contract.nets import Net, config_text
+from imagelab.prompt_attention import ask_ahead, asking_prompts_once, cross_attentions
 
 _SIDES = (16, 128)  # latent pixels; between and beyond them memory grows along a straight line
-_TOKENS = 77
+_TOKENS = 77  # any number: what grows with it is kept from step to step, and isn't counted here
 _TIME_IDS = 6  # numbers that tell SDXL the sizes of its picture
+_MOST_ALIKE = 3  # passes of dedicated ControlNets of one shape: the sum, the last and the next; more take no more
+
+_Pass = tuple[tuple[Tensor, ...], Callable[[], object]]  # what is there before, and what runs
+
+
+class _Acting(NamedTuple):
+    """What the ControlNet of a control is, as far as its activations depend on it."""
+
+    name: str  # of a union one, which takes all of its controls in one pass
+    config: str
+    union: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +47,52 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activations:
-    """The peaks of one picture's activations, weights and results of other passes left out."""
+    """The peaks of one picture's activations; weights, what is kept of the prompt and other passes' results left out.
+
+    `copies` as in `LiveBytes`.
+    """
 
     unet: Line  # of one pass; with guidance a picture takes two
-    controlled: Line  # of one pass of a ControlNet and then of the UNet
     decoder: Line  # of the VAE
+    config: str  # the UNet's
+    dtype: torch.dtype
+    copies: bool
+
+    def controlled(self, nets: Sequence[Net]) -> Line:
+        """Count a pass of the ControlNet of each control and then of the UNet; once for each set of shapes.
+
+        Raises ModelFileError for one that doesn't fit the UNet.
+        """
+        acting: list[_Acting] = []
+        for net in nets:
+            one = _Acting(net.name if net.union else "", net.config, net.union)
+            if net.union or acting.count(one) < _MOST_ALIKE:
+                acting.append(one)
+        try:
+            return _count_controlled(self.config, self.dtype, self.copies, tuple(acting))
+        except Exception as error:  # settings of a file, of which diffusers says many things
+            if len({net.name for net in nets}) > 1:  # the others may be good: say which one it is
+                for net in nets:
+                    self.controlled([net])
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            fix = "Use one that was trained for the profile's base model"
+            raise ModelFileError(Path(nets[0].name), f"is no ControlNet for this UNet: {reason}", fix) from error
 
 
 def count_activations(unet: UNet2DConditionModel, vae: AutoencoderKL, *, copies: bool) -> Activations:
-    """Count the activations of a UNet, a ControlNet for it and a VAE; only their settings and dtypes matter.
+    """Count the activations of a UNet and a VAE; only their settings and dtypes matter.
 
-    `copies` as in `LiveBytes`. The VAE is taken in float32 if its settings ask for that and it is in float16.
+    The VAE is taken in float32 if its settings ask for that and it is in float16.
     """
     vae_dtype = torch.float32 if upcasts(vae) else vae.dtype
-    return _count(_text(unet), _text(vae), unet.dtype, vae_dtype, copies)
+    config = config_text(unet.config)
+    return Activations(
+        unet=_count_unet(config, unet.dtype, copies),
+        decoder=_count_decoder(config_text(vae.config), vae_dtype, copies),
+        config=config,
+        dtype=unet.dtype,
+        copies=copies,
+    )
 
 
 def upcasts(vae: AutoencoderKL) -> bool:
@@ -52,50 +100,83 @@ def upcasts(vae: AutoencoderKL) -> bool:
     return bool(vae.dtype == torch.float16 and vae.config.force_upcast)
 
 
-def _text(module: Any) -> str:
-    return json.dumps({key: value for key, value in module.config.items() if not key.startswith("_")}, sort_keys=True)
+@lru_cache(maxsize=16)
+def _count_unet(config: str, dtype: torch.dtype, copies: bool) -> Line:  # noqa: FBT001
+    unet = _on_meta(UNet2DConditionModel, config, dtype)
+
+    def make_pass(side: int) -> _Pass:
+        prompt, *kept = _prompt(unet)
+        return (prompt, *kept), lambda: unet(**_inputs(unet, side, prompt), return_dict=False)
+
+    with asking_prompts_once(unet):
+        return _line(make_pass, [unet], copies=copies)
 
 
 @lru_cache(maxsize=16)
-def _count(unet_text: str, vae_text: str, dtype: torch.dtype, vae_dtype: torch.dtype, copies: bool) -> Activations:  # noqa: FBT001
-    config = json.loads(unet_text)
+def _count_controlled(config: str, dtype: torch.dtype, copies: bool, acting: tuple[_Acting, ...]) -> Line:  # noqa: FBT001
+    unet = _on_meta(UNet2DConditionModel, config, dtype)
+    nets = {
+        one: _on_meta(ControlNetUnionModel if one.union else ControlNetModel, one.config, dtype) for one in set(acting)
+    }
+    together = ControlSet([nets[one] for one in acting], [0] * len(acting))
+
+    def make_pass(side: int) -> _Pass:
+        prompt, *kept = _prompt(unet, *nets.values())
+        maps = [_map(net, side) for net in together.nets]
+
+        def run() -> None:
+            given = _inputs(unet, side, prompt)
+            down, mid = together(**given, controlnet_cond=maps, conditioning_scale=[1.0] * len(maps), return_dict=False)
+            unet(**given, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False)
+
+        return (prompt, *kept, *maps), run
+
+    with asking_prompts_once(unet, together):
+        return _line(make_pass, [unet, together], copies=copies)
+
+
+@lru_cache(maxsize=16)
+def _count_decoder(config: str, dtype: torch.dtype, copies: bool) -> Line:  # noqa: FBT001
+    vae = _on_meta(AutoencoderKL, config, dtype)
+    channels = vae.config.latent_channels
+
+    def make_pass(side: int) -> _Pass:
+        return (), lambda: vae.decode(_empty(dtype, channels, side, side), return_dict=False)
+
+    return _line(make_pass, [vae], copies=copies)
+
+
+def _on_meta(model: Any, config: str, dtype: torch.dtype) -> Any:
+    settings = json.loads(config)
     # One transformer has the peak of ten in a row, which all take the same place; so it is counted in a tenth the time.
-    config |= {"transformer_layers_per_block": 1, "reverse_transformer_layers_per_block": None}
+    for name, value in {"transformer_layers_per_block": 1, "reverse_transformer_layers_per_block": None}.items():
+        if name in settings:
+            settings[name] = value
     with torch.device("meta"):
-        unet = _cast(UNet2DConditionModel.from_config(config), dtype)
-        net = _cast(ControlNetModel.from_unet(unet, load_weights_from_unet=False), dtype)
-        vae = _cast(AutoencoderKL.from_config(json.loads(vae_text)), vae_dtype)
-
-    def pass_of_unet(side: int) -> None:
-        unet(**_inputs(unet, side), return_dict=False)
-
-    def pass_of_both(side: int) -> None:
-        given = _inputs(unet, side)
-        factor = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
-        down, mid = net(**given, controlnet_cond=_empty(dtype, 3, side * factor, side * factor), return_dict=False)
-        unet(**given, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False)
-
-    def decoding(side: int) -> None:
-        vae.decode(_empty(vae_dtype, vae.config.latent_channels, side, side), return_dict=False)
-
-    return Activations(
-        unet=_line(pass_of_unet, [unet], copies=copies),
-        controlled=_line(pass_of_both, [unet, net], copies=copies),
-        decoder=_line(decoding, [vae], copies=copies),
-    )
+        made = model.from_config(settings)
+    return nn.Module.to(made, dtype)  # diffusers' own `to` logs a warning, which is about weights that matter
 
 
-def _cast(module: Any, dtype: torch.dtype) -> Any:
-    return nn.Module.to(module, dtype)  # diffusers' own `to` logs a warning, which is about weights that matter
+def _prompt(*models: Any) -> list[Tensor]:
+    """Return a prompt, and what the models keep of it from step to step."""
+    prompt = _empty(models[0].dtype, _TOKENS, models[0].config.cross_attention_dim)
+    layers = [layer for model in models for layer in cross_attentions(model)]
+    with torch.no_grad():
+        return [prompt, *ask_ahead(layers, prompt)]
 
 
-def _inputs(unet: Any, side: int) -> dict[str, Any]:
+def _map(net: Any, side: int) -> Tensor:
+    factor = 2 ** (len(net.config.conditioning_embedding_out_channels) - 1)
+    return _empty(net.dtype, net.config.conditioning_channels, side * factor, side * factor)
+
+
+def _inputs(unet: Any, side: int, prompt: Tensor) -> dict[str, Any]:
     config = unet.config
     pooled = config.projection_class_embeddings_input_dim - _TIME_IDS * config.addition_time_embed_dim
     return {
         "sample": _empty(unet.dtype, config.in_channels, side, side),
         "timestep": torch.empty((), device="meta"),
-        "encoder_hidden_states": _empty(unet.dtype, _TOKENS, config.cross_attention_dim),
+        "encoder_hidden_states": prompt,
         "added_cond_kwargs": {
             "text_embeds": _empty(unet.dtype, pooled),
             "time_ids": _empty(unet.dtype, _TIME_IDS),
@@ -107,13 +188,14 @@ def _empty(dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.empty(1, *shape, dtype=dtype, device="meta")
 
 
-def _line(run: Callable[[int], None], modules: list[nn.Module], *, copies: bool) -> Line:
+def _line(make_pass: Callable[[int], _Pass], modules: Sequence[nn.Module], *, copies: bool) -> Line:
     weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     small, large = _SIDES
     peaks = {}
     for side in _SIDES:
-        with torch.no_grad(), FusedAttention(), LiveBytes(weights, copies=copies) as counter:
-            run(side)
+        before, run = make_pass(side)
+        with torch.no_grad(), FusedAttention(), LiveBytes([*weights, *before], copies=copies) as counter:
+            run()
         peaks[side] = counter.peak
     slope = (peaks[large] - peaks[small]) / (large**2 - small**2)
     return Line(fixed=peaks[small] - slope * small**2, per_pixel=slope)

@@ -1,10 +1,7 @@
 """What a pipeline may take of its device's memory, held before it draws."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +9,6 @@ import torch
 from imagelab.config import MemoryPolicy
 from imagelab.errors import OutOfMemoryError
 from imagelab.memory_contract.prediction import Fit, Footprint, Job, fit, measure_footprint, predict
-from imagelab.safetensors_files import check_safetensors
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -51,25 +47,7 @@ class Contract:
             reason = (
                 f"{job.width} x {job.height} px need {least:.3g} GiB of memory at the least, {room:.3g} are allowed"
             )
-            raise OutOfMemoryError(
-                reason, "Draw a smaller picture, or with fewer ControlNets, or raise limit_gib of the profile's memory"
-            )
+            shorter = ", or by a shorter prompt" if job.chunks > 1 else ""
+            smaller = f"Draw a smaller picture{shorter}, or with fewer ControlNets"
+            raise OutOfMemoryError(reason, f"{smaller}, or raise limit_gib of the profile's memory")
         return fitted
-
-
-def controlnet_bytes(folders: Iterable[Path], dtype: torch.dtype) -> int:
-    """Return the bytes that ControlNets take once they are read in a dtype; only the files' headers are read.
-
-    Raises ModelFileError.
-    """
-    return sum(_numbers(folder) for folder in folders) * dtype.itemsize
-
-
-@lru_cache(maxsize=64)
-def _numbers(folder: Path) -> int:
-    files = sorted(folder.glob("*.safetensors"))
-    variants = [path for path in files if ".fp16" in path.name]
-    headers = [check_safetensors(path) for path in variants or files]  # one of two sets: they have as many numbers
-    return sum(
-        math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != "__metadata__"
-    )

@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import Attention
-from torch import nn
 
 from imagelab.config import MemoryPolicy
 from imagelab.memory_contract.activations import Activations, count_activations, upcasts
+from imagelab.memory_contract.nets import Net, token_bytes, weight_bytes
 from imagelab.memory_ladder import next_rung
 
 _GIB = 2**30
@@ -18,7 +17,9 @@ _TILES = 16 / 9  # pixels of all tiles to those of the picture: each overlaps a 
 _COPIES_OF_PICTURES = 3  # as decoded, one beside the other, and brought to 0..1
 _COPIES_OF_A_WEIGHT = 4  # in float32, while a LoRA is put in: pristine, the sum, the update, and that at its strength
 _FLOAT32 = 4  # bytes
-_TOKENS = 77  # of a prompt that isn't longer than one chunk
+_CHUNK = 77  # tokens
+_OWN_PROMPTS = 2  # the prompt and the negative one, as the text encoders said them
+_JOINED = 3  # while they are encoded: the first of the two, the parts of the second, and what they are joined to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +31,14 @@ class Job:
     pictures: int = 1  # at once
     guided: bool = True  # by a prompt and a negative one: two passes in one
     loras: bool = False  # are put into the weights first
-    controls: int = 0
+    chunks: int = 1  # of 77 tokens: the longer of the two prompts
+    controls: tuple[Net, ...] = ()  # the ControlNet of each
     net_bytes: int = 0  # weights of the ControlNets that act or are kept on the device
+
+    @property
+    def tokens(self) -> int:
+        """Return how long each prompt is to the UNet."""
+        return _CHUNK * self.chunks
 
     @property
     def passes(self) -> int:
@@ -51,7 +58,8 @@ class Footprint:
     itemsize: int  # bytes of a number in a decoded picture
     upcasts: bool  # the VAE, from float16 to float32, while it decodes
     factor: int  # pixels to the side of a latent one
-    prompt: int  # bytes of the keys and values that the UNet keeps of one prompt while it draws
+    embedding: int  # bytes of a token of the prompt, as the text encoders say it
+    token: int  # bytes of its keys and values, which the UNet keeps while it draws
     activations: Activations
     libraries: float  # bytes that the device's libraries keep
 
@@ -94,21 +102,11 @@ def measure_footprint(pipe: Any, device: torch.device) -> Footprint:
         itemsize=_FLOAT32 if upcasts(vae) else vae.dtype.itemsize,
         upcasts=upcasts(vae),
         factor=2 ** (len(vae.config.block_out_channels) - 1),
-        prompt=_prompt_bytes(pipe.unet),
+        embedding=pipe.unet.config.cross_attention_dim * pipe.unet.dtype.itemsize,
+        token=token_bytes({name: weight.shape for name, weight in pipe.unet.named_parameters()}, pipe.unet.dtype),
         activations=count_activations(pipe.unet, vae, copies=cuda),
         libraries=_LIBRARIES_GIB * _GIB if cuda else 0.0,
     )
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's parameters and buffers."""
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _prompt_bytes(unet: nn.Module) -> int:
-    layers = [layer for layer in unet.modules() if isinstance(layer, Attention) and layer.is_cross_attention]
-    a_token: int = sum(linear.weight[:, 0].nbytes for layer in layers for linear in (layer.to_k, layer.to_v))
-    return _TOKENS * a_token
 
 
 def predict(job: Job, memory: MemoryPolicy, models: Footprint, *, offloads: bool = True) -> Prediction:
@@ -130,10 +128,10 @@ def predict(job: Job, memory: MemoryPolicy, models: Footprint, *, offloads: bool
         "sequential_offload": (0, layer, layer + job.net_bytes, layer + job.net_bytes),
     }[policy]
     loras += job.loras * _COPIES_OF_A_WEIGHT * _FLOAT32 * models.largest
-    kept = job.passes * models.prompt  # those of ControlNets aren't counted: a few MB
+    kept = job.tokens * _token_bytes(job, models)
     return Prediction(
         loras=(models.libraries + loras) / _GIB,
-        text=(models.libraries + text) / _GIB,
+        text=(models.libraries + text + job.tokens * _JOINED * models.embedding) / _GIB,
         denoise=(models.libraries + denoise + kept + _denoising(job, models)) / _GIB,
         decode=(models.libraries + decode + kept + _decoding(job, memory, models)) / _GIB,
     )
@@ -167,8 +165,15 @@ def fit(
             given_up.append(what)
 
 
+def _token_bytes(job: Job, models: Footprint) -> int:
+    """Return what is kept of one token of the prompts: as encoded, repeated for each picture, as keys and values."""
+    nets = {net.name: net.token for net in job.controls}
+    repeated = job.passes + job.guided * job.pictures  # diffusers keeps the negative one beside both in one
+    return (_OWN_PROMPTS + repeated) * models.embedding + job.passes * (models.token + sum(nets.values()))
+
+
 def _denoising(job: Job, models: Footprint) -> float:
-    line = models.activations.controlled if job.controls else models.activations.unet
+    line = models.activations.controlled(job.controls) if job.controls else models.activations.unet
     return job.passes * line.at(job.width * job.height / models.factor**2) + _maps(job, models)
 
 
@@ -184,7 +189,7 @@ def _decoding(job: Job, memory: MemoryPolicy, models: Footprint) -> float:
 
 
 def _maps(job: Job, models: Footprint) -> float:
-    return job.controls * job.passes * _image_bytes(job, models)
+    return len(job.controls) * job.passes * _image_bytes(job, models)
 
 
 def _image_bytes(job: Job, models: Footprint) -> int:

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from imagelab import CharacterGenerator, GenerationRecord, GenerationRequest, InvalidValueError, ModelFileError
 from imagelab.batch import BatchImageGenerator
 from imagelab.config import Source
-from imagelab.controlnet import ControlSet, LoadedNet, attached, load_controlnet
+from imagelab.control_set import ControlSet
+from imagelab.controlnet import LoadedNet, attached, load_controlnet
 from imagelab.controls import control_uses, plan_controls
 from imagelab.encoding import encode_prompt
 from imagelab.errors import ControlMapError, GenerationError, ImageFileError, ModelNotFoundError

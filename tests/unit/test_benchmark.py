@@ -136,6 +136,25 @@ def test_stock_diffusers_draws_the_same_picture_on_the_same_models(configs, gene
     assert (vae.use_tiling, vae.config.force_upcast) == (generator.profile.memory.vae_tiling, True)
 
 
+@pytest.mark.parametrize("name", ["puppet", "sdxl", "random-sdxl"])
+def test_profiles_draw_what_stock_diffusers_draws_one_picture_or_several(configs, name):
+    """Not one bit differs, but for the last ones of several pictures where a profile decodes them one by one."""
+    request = GenerationRequest(
+        character=None, scene_description="on the beach", quality_preset="draft", steps=3, seed=5, width=160, height=128
+    )
+    memory = configs.profile(name).memory.model_dump(exclude={"limit_gib"})
+    with CharacterGenerator("puppet", "cpu", with_memory(configs, **memory)) as own:
+        plan = plan_generation(configs, own.profile, request)
+        for seeds in ([5], [5, 6, 7]):
+            ours = own.generate_together(request, seeds)
+            stock = draw_stock(own.load(), plan, seeds, fp32_vae=False)
+            assert [each.record.vae_tile_px for each in ours] == [None] * len(seeds)
+            one_by_one = len(seeds) > 1 and own.profile.memory.vae_slicing
+            for mine, theirs in zip(ours, stock, strict=True):
+                difference = np.asarray(mine.image, np.int16) - np.asarray(theirs, np.int16)
+                assert np.abs(difference).max() <= one_by_one
+
+
 def test_arithmetic_is_counted_attention_included():
     one, other = torch.randn(8, 16), torch.randn(16, 32)
     assert count_flop(lambda: one @ other, CPU) == 2 * 8 * 16 * 32

@@ -82,12 +82,6 @@ def test_a_character_is_called_by_a_trigger_word_of_its_own_loras(configs):
         assert character.trigger in words
 
 
-def test_a_tile_is_smaller_than_the_pictures_that_tiling_is_on_for(configs):
-    for profile in configs.sdxl.profiles.values():
-        if profile.memory.vae_tiling:
-            assert profile.memory.vae_tile_px < min(side for size in profile.sizes.values() for side in size)
-
-
 def test_run_files_name_profiles_and_presets_that_exist(configs):
     paths = sorted((CONFIGS / "runs").glob("*.yaml"))
     assert [path.stem for path in paths] == ["draft", "full", "smoke"]

@@ -174,14 +174,14 @@ def test_memory_that_runs_out_while_loras_are_put_in_leaves_the_weights_as_they_
     assert all(torch.equal(value, pristine[name]) for name, value in fresh.pipeline.unet.state_dict().items())
 
 
-def test_the_ladder_goes_from_tiles_to_offloading_and_ends(configs):
+def test_the_ladder_goes_from_what_changes_no_bit_to_tiles_and_to_what_takes_seconds(configs):
     memory, device = configs.profile("puppet").memory, torch.device("cuda")
     names = []
     while rung := next_rung(memory, device):
         memory, what = rung
         names.append(what)
-    assert names == ["the VAE decodes in tiles", "text_encoder_offload", "model_offload", "sequential_offload"]
-    assert next_rung(memory, torch.device("cpu")) is None
+    assert names == ["text_encoder_offload", "the VAE decodes in tiles", "model_offload", "sequential_offload"]
+    assert next_rung(memory, torch.device("cpu")) is None, "tiles are on, and there is nowhere to offload to"
 
 
 def test_the_ladder_of_compiled_models_ends_before_layers_are_offloaded(configs):

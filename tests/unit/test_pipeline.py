@@ -279,10 +279,9 @@ def test_tiling_really_tiles(pipe, paint, memory):
     assert difference < 32, "the same picture, but for the seams"
 
 
-def test_every_profile_that_tiles_does_so_at_its_default_size(configs):
-    tiling = [profile for profile in configs.sdxl.profiles.values() if profile.memory.vae_tiling]
-    assert "sdxl" in [profile.name for profile in tiling]
-    for profile in tiling:
+def test_no_profile_tiles_until_memory_asks_for_it_and_then_each_does_at_its_default_sizes(configs):
+    for profile in configs.sdxl.profiles.values():
+        assert not profile.memory.vae_tiling
         # The VAE tiles a picture only if it is larger than a tile.
         assert all(profile.memory.vae_tile_px < min(size) for size in profile.sizes.values())
 
@@ -296,7 +295,7 @@ def test_the_vae_of_sdxls_shape_tiles_at_1024(configs):
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(**narrow, **blocks, sample_size=1024, mid_block_add_attention=False).eval()
     assert vae.tile_sample_min_size == 1024, "diffusers' default, which tiles nothing"
-    _tile_vae(vae, configs.profile("sdxl").memory)
+    _tile_vae(vae, configs.profile("sdxl").memory.model_copy(update={"vae_tiling": True}))
     calls = []
     with torch.no_grad(), vae.decoder.register_forward_hook(lambda *_: calls.append(None)):
         vae.decode(torch.zeros(1, 4, 128, 128))

@@ -119,6 +119,17 @@ class CharacterGenerator:
         """Let the text encoders be asked anew: what they said of the last prompts is kept otherwise."""
         self._ready().prompts.forget()
 
+    def make_ready(self, request: GenerationRequest, pictures: int = 1) -> None:
+        """Load what so many pictures of a request at once need, and put its LoRAs into the weights: they needn't wait.
+
+        What their predicted memory asks to give up is given up; for 0 pictures nothing is. Raises what `generate`
+        raises.
+        """
+        self._refuse_if_unusable()
+        plan = self._plan(request)
+        with self._lock:
+            self._ready().make_ready(plan, pictures)
+
     def _ready(self) -> "Models":
         with self._lock:
             self._refuse_if_unusable()

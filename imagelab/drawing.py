@@ -123,6 +123,19 @@ class Models:
             warnings.warn("; ".join(said), DegradedWarning, stacklevel=2)
         return fitted.job.pictures
 
+    def make_ready(self, plan: Plan, pictures: int) -> None:
+        """Do what drawing so many pictures of a plan at once would begin with, and only where it isn't done yet.
+
+        That is: what their predicted memory asks to give up, reading ControlNets, and putting LoRAs into the weights.
+        For 0 pictures nothing is given up. Raises what `draw_plan` raises.
+        """
+        if pictures:
+            self.make_fit(plan, pictures)
+        if plan.controls:
+            self.nets.fetch(plan.controls)
+        loras = [(lora.path, lora.record) for lora in plan.loras]
+        within_memory(partial(self.patcher.apply, loras), _SMALLER)
+
     def predict_gib(self, plan: Plan, pictures: int) -> float:
         """Return the most memory that a plan is predicted to take as things are, 0 where there is no limit to it."""
         limited = self.contract.limit_gib is not None

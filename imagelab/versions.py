@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from functools import cache
+from pathlib import Path
 
 from imagelab.errors import GenerationError
 
@@ -26,6 +27,27 @@ def drawing_versions(compiled_by: str | None = None) -> dict[str, str]:
     """Return the versions of the libraries that draw; where models are compiled, also the compiler's, as `inductor`."""
     versions = {name: library_version(name) for name in _DRAWING}
     return versions | ({"inductor": compiled_by} if compiled_by else {})
+
+
+def checkout() -> dict[str, str]:
+    """Return the commit that imagelab runs from, as `commit`, and whether its code or configuration was changed since.
+
+    Empty where it doesn't run from a checkout, or git isn't installed.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # one that only lies within somebody's checkout, as in its .venv, is no part of it
+        return {}
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "imagelab", "configs")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": f"{commit}, changed" if changed else commit}
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def find_compiler() -> str:

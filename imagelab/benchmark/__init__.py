@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from imagelab.benchmark.cases import VARIANTS, Case, plan_cases
+from imagelab.benchmark.cases import VARIANTS, Case, LoraChange, plan_cases, plan_lora_changes
 from imagelab.benchmark.pairs import paired_difference, paired_ratio
 from imagelab.benchmark.reading import read_report
 from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample
@@ -15,10 +15,12 @@ __all__ = [
     "BenchmarkReport",
     "Case",
     "CaseReport",
+    "LoraChange",
     "Sample",
     "paired_difference",
     "paired_ratio",
     "plan_cases",
+    "plan_lora_changes",
     "read_report",
     "run_benchmark",
 ]

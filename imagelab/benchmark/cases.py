@@ -1,7 +1,7 @@
-"""What is measured: presets × {base, LoRA, ControlNet, both} × batch sizes, and stock diffusers beside them."""
+"""What is measured: presets × {base, LoRA, ControlNet, both} × batch sizes, stock diffusers, and changes of LoRAs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Variant = Literal["base", "lora", "controlnet", "both"]
-# ours, or diffusers' own pipeline on the same models; with the VAE in float32 is how SDXL's is run as it is published
-Engine = Literal["imagelab", "diffusers", "diffusers_fp32_vae"]
+# ours, or diffusers' own pipeline on the same models: with a VAE that is fit for their dtype, the same once more (what
+# its ratio to itself strays from 1 is noise), and with the VAE in float32, as SDXL's is run as it is published
+Engine = Literal["imagelab", "diffusers", "diffusers_again", "diffusers_fp32_vae"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 SCENE = "running on the beach, excited expression"
 MAX_BATCH = 64
@@ -54,6 +55,21 @@ class Case(Record):
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraChange(Record):
+    """Other LoRAs in the weights than before: how long that takes is measured by itself."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Return a name that no other change of a benchmark has."""
+        before, after = len(self.before) or "none", len(self.after) or "none"
+        other = "" if not (self.before and self.after) else " other" if after == 1 else " others"
+        return f"LoRAs: {before} to {after}{other}"
+
+
 def plan_cases(
     configs: Configs,
     profile: Profile,
@@ -68,7 +84,8 @@ def plan_cases(
 
     A variant with LoRAs takes the first `lora_count` of the registry's that have a file for the profile, one with a
     ControlNet the first kind of control that has one. With `stock` diffusers' own pipeline is measured beside each base
-    case. Raises UnknownNameError, InvalidValueError, or ProfileError where the profile lacks what a variant needs.
+    case, and once more beside itself. Raises UnknownNameError, InvalidValueError, or ProfileError where the profile
+    lacks what a variant needs.
     """
     names = [profile.targets.quality_preset] if presets is None else [profile.preset(name).name for name in presets]
     kinds = [pick("variant", {kind: kind for kind in VARIANTS}, name) for name in variants]
@@ -95,12 +112,30 @@ def plan_cases(
 
 
 def _stock(case: Case) -> Sequence[Case]:
-    engines: tuple[Engine, ...] = ("diffusers", "diffusers_fp32_vae")
-    return [Case(quality_preset=case.quality_preset, batch_size=case.batch_size, engine=engine) for engine in engines]
+    return [replace(case, engine=engine) for engine in get_args(Engine) if engine != "imagelab"]
+
+
+def plan_lora_changes(configs: Configs, profile: Profile, cases: Iterable[Case]) -> tuple[LoraChange, ...]:
+    """Return, for each number of LoRAs that the cases have: putting them in, changing them for others, taking them out.
+
+    The others are the registry's last, as many; a registry with no more LoRAs than a case has has no others.
+    """
+    there = _registered(configs, profile)
+    changes: list[LoraChange] = []
+    for count, loras in {len(case.loras): case.loras for case in cases if case.loras}.items():
+        others = tuple(there[-count:])
+        changes.append(LoraChange(before=(), after=loras))
+        changes += [LoraChange(before=loras, after=others)] if set(others) != set(loras) else []
+        changes.append(LoraChange(before=loras, after=()))
+    return tuple(changes)
+
+
+def _registered(configs: Configs, profile: Profile) -> list[str]:
+    return [name for name, lora in configs.lora_registry.loras.items() if profile.name in lora.files]
 
 
 def _loras(configs: Configs, profile: Profile, count: int) -> tuple[str, ...]:
-    there = [name for name, lora in configs.lora_registry.loras.items() if profile.name in lora.files]
+    there = _registered(configs, profile)
     if len(there) < count:
         fix = "Add files for it to lora_registry.yaml, or measure without them: variants=['base']"
         raise ProfileError(profile.name, f"{len(there)} of the {count} LoRAs that are to be measured", fix)

@@ -49,7 +49,10 @@ def stage_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
     with figure_style():
         figure, axis = plt.subplots(figsize=(7.6, 1.5 + 0.36 * len(report.cases)), layout="constrained")
         start = np.zeros(len(report.cases))
+        there = {stage for one in report.cases for stage in one.seconds}
         for stage, colour, hatch in zip(STAGES, COLOURS, _HATCHES, strict=True):
+            if stage not in there:
+                continue
             width = np.array([_share(one, stage) for one in report.cases])
             axis.barh(
                 range(len(width)), width, 0.62, left=start, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5,

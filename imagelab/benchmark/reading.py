@@ -30,10 +30,12 @@ def _check(report: BenchmarkReport) -> None:
     if "device" not in report.machine:
         raise InvalidValueError("machine", dict(report.machine), "one with a device")
     check_number(report.flop_per_second, "flop_per_second", 1, _MOST_FLOP_PER_SECOND)
-    if not report.cases:
+    if not (report.cases or report.out_of_memory):
         raise InvalidValueError("cases", [], "at least one")
     for one in report.cases:
         _check_samples(one.case.name, [sample for sample in report.samples if sample.case == one.case.name])
+    for change in report.lora_samples:
+        check_number(change.seconds, f"seconds of {change.change}", _SHORTEST, _LONGEST)
 
 
 def _check_samples(case: str, samples: Sequence[Sample]) -> None:

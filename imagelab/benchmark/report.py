@@ -1,19 +1,21 @@
 """What a benchmark found: samples, their means with intervals, ratios of interleaved pairs, verdicts.
 
+A bare picture is held against stock diffusers', one with LoRAs or a ControlNet against our own bare one.
+
 Means are geometric, as those that two benchmarks are compared by, and their intervals Student's, on the logarithms: the
 bootstrap's of three rounds held the truth three times in four where 95 % were promised. Stages, of which one may take
 no time at all, have arithmetic ones.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagelab.benchmark.cases import Case
+from imagelab.benchmark.cases import Case, LoraChange
 from imagelab.benchmark.pairs import paired_ratio
 from imagelab.calibration import Estimate
 from imagelab.calibration.intervals import geometric_mean, mean_interval
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 LEAST_ROUNDS = 3  # of fewer a spread says next to nothing
+OUT_OF_MEMORY = "out of memory"
+OLDER_SECONDS = "Seconds a picture count the putting in or taking out of LoRAs before it, as they did in older reports"
+PERCENTILES = {50: LEAST_ROUNDS, 90: 10, 99: 100}  # {percentile: the fewest rounds that say anything of it}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +39,15 @@ class Sample(Record):
 
     case: str
     round: int  # cases of one round were measured one after the other: they are pairs
-    # loras, text, denoise, vae, face and write, of the whole batch; picture: to draw one of it, the first four
+    # text, denoise, vae, face and write, of the whole batch; picture: to draw one of it, the first three. Of reports
+    # that are older than the changes of LoRAs also loras, a part of the picture
     seconds: Mapping[str, float]
     iterations_per_second: float  # passes of the UNet, which draws the whole batch
     peak_allocated_gib: float  # 0 without a GPU
     peak_reserved_gib: float
     peak_resident_gib: float = 0.0  # of the process, libraries included; 0 where it wasn't measured
     predicted_gib: float = 0.0  # the peak that was predicted to be allocated; 0 without a limit to hold it to
+    degraded: tuple[str, ...] = ()  # what was given up for the memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +60,18 @@ class CaseReport(Record):
     iterations_per_second: Estimate
     flop_per_picture: int
     fraction_of_limit: float  # of the arithmetic that the machine would have done in the time that a picture took
-    ratio_to_base: Estimate | None  # seconds a picture, ours without LoRAs at the same preset and batch size being 1
+    ratio_to_base: Estimate | None  # of a variant: seconds a picture, our bare one of the same preset and batch being 1
     peak_allocated_gib: float
     peak_reserved_gib: float
     target_seconds: float | None = None
     target_gib: float | None = None
     peak_resident_gib: float = 0.0
     predicted_gib: float = 0.0
+    ratio_to_stock: Estimate | None = None  # of a bare one, stock's likewise being 1; of stock once more: the noise
+    percentiles: Mapping[str, float] = field(default_factory=dict)  # of the seconds a picture, as far as rounds allow
+    first_seconds: float | None = None  # of the process's first batch of it, with all that it had to wait for
+    latents_to_stock: float | None = None  # of a bare one: largest difference of the last latents, on the same seeds
+    degraded: tuple[str, ...] = ()  # in any round
 
     @property
     def verdict(self) -> str:
@@ -84,6 +96,33 @@ class CaseReport(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSample(Record):
+    """One measurement of a change of LoRAs."""
+
+    change: str
+    round: int
+    seconds: float  # until the weights are rewritten
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraChangeReport(Record):
+    """What the samples of a change come to."""
+
+    change: LoraChange
+    samples: int
+    seconds: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfMemory(Record):
+    """What the memory was too small for: a result, without seconds."""
+
+    of: str  # a case, or a change of LoRAs
+    reason: str
+    round: int | None = None  # None: of the warm-up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkReport(Record):
     """A benchmark of one profile on one machine."""
 
@@ -95,6 +134,11 @@ class BenchmarkReport(Record):
     samples: tuple[Sample, ...] = field(repr=False)
     targets_for: str  # the machine that the profile's targets are promised for, which needn't be this one
     vram_cap_gib: float | None = None
+    rounds: int | None = None  # that were asked for; a benchmark that was ended before has fewer
+    load_seconds: float | None = None  # for the models to be read
+    out_of_memory: tuple[OutOfMemory, ...] = ()
+    lora_changes: tuple[LoraChangeReport, ...] = ()
+    lora_samples: tuple[LoraSample, ...] = field(default=(), repr=False)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -103,18 +147,55 @@ class BenchmarkReport(Record):
         device = re.sub(r"[^A-Za-z0-9]+", "-", self.machine["device"]).strip("-")
         return f"{self.profile}-{device}-{re.sub(r'[:+-]', '', self.measured_at)[:15]}.json"
 
+    @property
+    def limit(self) -> str:
+        """Say what `fraction_of_limit` is a fraction of."""
+        return f"the rate of matrix products measured on that machine, {self.flop_per_second / 1e12:.4g} TFLOP/s"
+
+    @property
+    def seconds_with_lora_changes(self) -> bool:
+        """Say whether a picture had to wait for the LoRAs of the case before it to make room: in older reports."""
+        return self.rounds is None and any(one.case.loras for one in self.cases)
+
+    @property
+    def unfinished(self) -> str:
+        """Say how many rounds a benchmark that was ended early has; empty for one that has them all."""
+        done = 1 + max((sample.round for sample in self.samples), default=-1)
+        return f"{done} of {self.rounds} rounds: it was ended early" if self.rounds and done < self.rounds else ""
+
+    def verdict_here(self, case: CaseReport) -> str:
+        """Return a case's verdict with the machine that the target is promised for, which needn't be this one."""
+        told = case.verdict in ("met", "missed", "undecided")
+        return f"{case.verdict} here; promised for {self.targets_for}" if told else case.verdict
+
     def to_frame(self) -> "pd.DataFrame":
-        """Return a row per case: seconds by stage, it/s, fraction of the limit, ratio to base, memory, verdict."""
+        """Return a row per case: seconds by stage, it/s, fraction of the limit, ratios, latents, memory, verdict."""
         import pandas as pd
 
-        return pd.DataFrame([_row(case) for case in self.cases])
+        rows = [_row(case) for case in self.cases]
+        rows += [{"case": one.of, "n": 0, "verdict": OUT_OF_MEMORY} for one in self.out_of_memory]
+        return pd.DataFrame(rows)
+
+    def lora_frame(self) -> "pd.DataFrame":
+        """Return a row per change of LoRAs: how many measurements, seconds with their interval."""
+        import pandas as pd
+
+        rows = [
+            {"change": one.change.name, "n": one.samples, "seconds": said(one.seconds, one.samples)}
+            for one in self.lora_changes
+        ]
+        return pd.DataFrame(rows, columns=["change", "n", "seconds"])
 
     def to_text(self) -> str:
-        """Return a table for a terminal."""
+        """Return its tables for a terminal."""
         machine = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        rate = f"matrix products at {self.flop_per_second / 1e12:.4g} TFLOP/s"
-        table = self.to_frame().to_string(index=False)
-        return f"{self.profile} on {machine}; {rate}\n{table}\ntargets are promised for: {self.targets_for}"
+        lines = [f"{self.profile} on {machine}", f"of limit: of {self.limit}"]
+        lines += [self.unfinished] if self.unfinished else []
+        lines += [self.to_frame().to_string(index=False, na_rep="")]
+        lines += [f"{one.of}: {one.reason}" for one in self.out_of_memory]
+        lines += [f"{one.case.name}: {what}" for one in self.cases for what in one.degraded]
+        lines += [self.lora_frame().to_string(index=False)] if self.lora_changes else []
+        return "\n".join([*lines, f"verdicts are of this machine; targets are promised for: {self.targets_for}"])
 
     def write(self, path: Path) -> Path:
         """Write it as JSON, whole or not at all."""
@@ -127,13 +208,17 @@ def _row(report: CaseReport) -> dict[str, object]:
         "case": report.case.name,
         "n": report.samples,
         **stages,
+        **{name: round(value, 4) for name, value in report.percentiles.items()},
+        "to stock": said(report.ratio_to_stock, report.samples),
+        "to base": said(report.ratio_to_base, report.samples),
+        "latents to stock": "" if report.latents_to_stock is None else f"{report.latents_to_stock:.3g}",
         "it/s": round(report.iterations_per_second.value, 2),
         "of limit": round(report.fraction_of_limit, 3),
-        "to base": said(report.ratio_to_base, report.samples),
         "GiB": round(report.peak_allocated_gib, 2),
         "predicted": round(report.predicted_gib, 2),
         "reserved": round(report.peak_reserved_gib, 2),
         "resident": round(report.peak_resident_gib, 2),
+        "first": report.first_seconds and round(report.first_seconds, 4),
         "verdict": report.verdict,
     }
 
@@ -144,25 +229,44 @@ def said(found: Estimate | None, rounds: int) -> str:
 
 
 def base_of(case: Case) -> Case:
-    """Return the case that a case is compared with: ours, bare, of the same preset and batch size."""
+    """Return the case that a variant is compared with: ours, bare, of the same preset and batch size."""
     return Case(quality_preset=case.quality_preset, batch_size=case.batch_size)
+
+
+def stock_of(case: Case) -> Case:
+    """Return the case that a bare one is compared with: stock diffusers', with a VAE that is fit for its dtype."""
+    return replace(base_of(case), engine="diffusers")
 
 
 def sum_up(report: BenchmarkReport) -> BenchmarkReport:
     """Return the report with what its samples come to, whatever it said that they do."""
-    own = {one.case.name: [sample for sample in report.samples if sample.case == one.case.name] for one in report.cases}
-    cases = []
-    for one in report.cases:
-        base = own.get(base_of(one.case).name, ())
-        sums = _sums(one.case, own[one.case.name], base, flop=one.flop_per_picture, rate=report.flop_per_second)
-        cases.append(replace(one, **sums))
-    return replace(report, cases=tuple(cases))
+    samples, changes = by_case(report.samples), [one.change for one in report.lora_changes]
+    cases = tuple(
+        replace(one, **_sums(one.case, samples, flop=one.flop_per_picture, rate=report.flop_per_second))
+        for one in report.cases
+    )
+    return replace(report, cases=cases, lora_changes=report_lora_changes(changes, report.lora_samples))
+
+
+def by_case(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Return {a case's name: its samples}."""
+    found: dict[str, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.case, []).append(sample)
+    return found
 
 
 def report_case(
-    case: Case, own: Sequence[Sample], base: Sequence[Sample], *, flop: int, rate: float, profile: Profile
+    case: Case,
+    samples: Mapping[str, Sequence[Sample]],
+    *,
+    flop: int,
+    rate: float,
+    profile: Profile,
+    first_seconds: float | None = None,
+    latents_to_stock: float | None = None,
 ) -> CaseReport:
-    """Sum up a case's samples; `base`: those of the case that it is compared with, of the same rounds."""
+    """Sum up a case's samples; `samples`: {case: those of it}, also of the cases that it is compared with."""
     targets = profile.targets
     held_to = case.quality_preset == targets.quality_preset and case.batch_size == 1 and case.engine == "imagelab"
     kind = "controlnet" if case.variant == "both" else case.variant
@@ -171,24 +275,47 @@ def report_case(
         flop_per_picture=flop,
         target_seconds=getattr(targets.latency_seconds, kind) if held_to else None,
         target_gib=getattr(targets.vram_gib, kind if held_to else "peak") if targets.vram_gib else None,
-        **_sums(case, own, base, flop=flop, rate=rate),
+        first_seconds=first_seconds,
+        latents_to_stock=latents_to_stock,
+        **_sums(case, samples, flop=flop, rate=rate),
     )
 
 
-def _sums(case: Case, own: Sequence[Sample], base: Sequence[Sample], *, flop: int, rate: float) -> dict[str, Any]:
+def report_lora_changes(changes: Iterable[LoraChange], samples: Sequence[LoraSample]) -> tuple[LoraChangeReport, ...]:
+    """Sum up the samples of changes; one that has none is left out."""
+    seconds = {change: [one.seconds for one in samples if one.change == change.name] for change in changes}
+    return tuple(
+        LoraChangeReport(change=change, samples=len(own), seconds=geometric_mean(own))
+        for change, own in seconds.items()
+        if own
+    )
+
+
+def _sums(case: Case, samples: Mapping[str, Sequence[Sample]], *, flop: int, rate: float) -> dict[str, Any]:
+    own = samples[case.name]
     stages = {name: [sample.seconds[name] for sample in own] for name in own[0].seconds}
     picture = geometric_mean(stages["picture"])
     means = {name: mean_interval(np.array(numbers)) for name, numbers in stages.items()}
+    bare = case.variant == "base"
+    other = stock_of(case) if bare else base_of(case)
+    ratio = None if other == case else _ratio(own, samples.get(other.name, ()))
     return {
         "samples": len(own),
         "seconds": means | {"picture": picture},
         "iterations_per_second": geometric_mean([sample.iterations_per_second for sample in own]),
         "fraction_of_limit": flop / rate / picture.value,
-        "ratio_to_base": None if base_of(case) == case else _ratio(own, base),
+        "ratio_to_stock": ratio if bare else None,
+        "ratio_to_base": None if bare else ratio,
+        "percentiles": {
+            f"p{which}": float(np.percentile(stages["picture"], which))
+            for which, rounds in PERCENTILES.items()
+            if len(own) >= rounds
+        },
         "peak_allocated_gib": max(sample.peak_allocated_gib for sample in own),
         "peak_reserved_gib": max(sample.peak_reserved_gib for sample in own),
         "peak_resident_gib": max(sample.peak_resident_gib for sample in own),
         "predicted_gib": max(sample.predicted_gib for sample in own),
+        "degraded": tuple(dict.fromkeys(what for sample in own for what in sample.degraded)),
     }
 
 

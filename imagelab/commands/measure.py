@@ -21,7 +21,9 @@ def bench(
     ] = None,
     loras: Annotated[int, typer.Option(min=1, max=16, help="How many LoRAs a variant with LoRAs has.")] = 1,
     stock: Annotated[bool, typer.Option(help="Also measure diffusers' own pipeline.")] = True,
-    vram_cap: Annotated[float | None, typer.Option(help="GiB that PyTorch may use, as on a smaller card.")] = None,
+    vram_cap: Annotated[
+        float | None, typer.Option(help="GiB that PyTorch may use, as on a smaller card: a real and a predicted limit.")
+    ] = None,
     compiled: Compiled = None,
 ) -> None:
     """Measure how fast pictures are drawn, and in how much memory, against what the machine could do."""
@@ -49,9 +51,10 @@ def bench(
         vram_cap_gib=vram_cap,
         configs=configs,
         compiled=compiled,
+        on_round=lambda report: report.write(folder / report.file_name),  # what is killed leaves the rounds until then
     )
     typer.echo(report.to_text())
-    typer.echo(f"wrote {report.write(folder / report.file_name)}")
+    typer.echo(f"wrote {folder / report.file_name}")
 
 
 def bench_exact(

@@ -1,4 +1,4 @@
-"""Two benchmarks: each case that both have, by its seconds and its memory."""
+"""Two benchmarks: each case that both have, by its seconds and its memory, and each change of LoRAs, by its seconds."""
 
 from collections.abc import Collection, Mapping
 from itertools import chain
@@ -26,7 +26,7 @@ def compare_benchmarks(
     relative: bool = False,
     confidence: float = CONFIDENCE,
 ) -> Comparison:
-    """Compare two benchmarks case by case: the ratios of the seconds a picture takes, and of the peak VRAM.
+    """Compare two benchmarks case by case: ratios of the seconds a picture takes, of the peak VRAM, of LoRA changes.
 
     The rounds of two benchmarks have nothing in common, so they are no pairs: what is paired is the cases. Stock
     diffusers is shown as a control: where it has changed too, it was the machine. `relative` divides the seconds by
@@ -38,16 +38,21 @@ def compare_benchmarks(
     differs = check_alike(_conditions(a), _conditions(b), across, CONDITIONS)
     ours, theirs = ({one.case.name: one for one in report.cases} for report in (a, b))
     shared = [name for name in ours if name in theirs]
-    if not shared:
+    lost = [one.of for one in b.out_of_memory if one.of in ours and _gates(ours[one.of])]
+    if not (shared or lost):
         raise InvalidValueError("B", sorted(theirs), f"a benchmark of a case that A has: {', '.join(ours)}")
     measured = [
-        (name, _numbers(a, ours[name].case, relative), _numbers(b, ours[name].case, relative)) for name in shared
+        (name, _numbers(a, ours[name].case, relative), _numbers(b, ours[name].case, relative), _gates(ours[name]))
+        for name in shared
     ]
-    decide = [_gates(ours[name]) * len(one) for name, one, _ in measured]
-    each = 1 - (1 - level) / max(1, sum(decide))
+    switches = [_lora_seconds(report) for report in (a, b)]
+    measured += [(name, switches[0][name], switches[1][name], True) for name in switches[0] if name in switches[1]]
+    each = 1 - (1 - level) / max(1, sum(gates * len(one) for _, one, _, gates in measured))
     changes = chain.from_iterable(
-        _changes(name, one, other, each, limit, gates=_gates(ours[name])) for name, one, other in measured
+        _changes(name, one, other, each, limit, gates=gates) for name, one, other, gates in measured
     )
+    older = [f"seconds of {name} count changes of LoRAs" for name, one in zip("AB", (a, b), strict=True)
+             if one.seconds_with_lora_changes]  # fmt: skip
     machines = [{k: v for k, v in report.machine.items() if k not in CONDITIONS} for report in (a, b)]
     return Comparison(
         kind="benchmark",
@@ -57,8 +62,9 @@ def compare_benchmarks(
         fail_over=fail_over,
         confidence=level,
         paired=False,
-        differs=(*differs, *differences(*machines)),
-        unmatched=tuple(name for name in {**ours, **theirs} if name not in shared),
+        differs=(*differs, *(older if len(older) == 1 else []), *differences(*machines)),
+        unmatched=tuple(name for name in {**ours, **theirs} if name not in shared and name not in lost),
+        lost=tuple(lost),
     )
 
 
@@ -90,6 +96,14 @@ def _numbers(report: BenchmarkReport, case: Case, relative: bool) -> Mapping[str
     if len(beside) != len(seconds):
         raise InvalidValueError("relative", f"no {stock!r}", "of benchmarks with stock diffusers beside each case")
     return {"seconds, diffusers' = 1": [one / other for one, other in zip(seconds, beside, strict=True)]} | memory
+
+
+def _lora_seconds(report: BenchmarkReport) -> Mapping[str, Mapping[str, list[float]]]:
+    """Return {change of LoRAs: its seconds, round by round}, of those with enough rounds for an interval."""
+    found: dict[str, list[float]] = {}
+    for sample in report.lora_samples:
+        found.setdefault(sample.change, []).append(sample.seconds)
+    return {name: {"seconds": seconds} for name, seconds in found.items() if len(seconds) >= LEAST_ROUNDS}
 
 
 def _changes(

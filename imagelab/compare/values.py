@@ -37,6 +37,7 @@ class Comparison(Record):
     paired: bool  # pictures of one seed were held against each other
     differs: tuple[str, ...]  # in what was asked for, and on which machine
     unmatched: tuple[str, ...] = ()  # what only one of them has
+    lost: tuple[str, ...] = ()  # cases of A that B has too little memory for
     identical: int | None = None  # pairs of pictures that are the same file
     schema_version: int = SCHEMA_VERSION
 
@@ -50,8 +51,8 @@ class Comparison(Record):
 
     @property
     def passed(self) -> bool:
-        """Say whether nothing is worse by more than `fail_over`."""
-        return not self.worse
+        """Say whether nothing is worse by more than `fail_over`; what memory has become too small for always is."""
+        return not self.worse and (self.fail_over is None or not self.lost)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return a row per measure: both levels, the change in per cent, the least loss that shows."""
@@ -65,6 +66,7 @@ class Comparison(Record):
         lines += [f"differs: {one}" for one in self.differs[:_SHOWN]]
         lines += [f"differs: {len(self.differs) - _SHOWN} more"] if len(self.differs) > _SHOWN else []
         lines += [f"left out, as only one has it: {one}" for one in self.unmatched]
+        lines += [f"worse: B has too little memory for {one}" for one in self.lost]
         lines += [self.to_frame().to_string(index=False)]
         if self.identical is not None:
             lines += [f"{self.identical} pairs of pictures are the same file"]

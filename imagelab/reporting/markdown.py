@@ -5,20 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagelab.benchmark.report import said
+from imagelab.benchmark.report import OLDER_SECONDS, OUT_OF_MEMORY, said
 from imagelab.reporting.gathering import Gathered
 from imagelab.reporting.measurement import Measurement, Unmeasured, Value
 from imagelab.reporting.runs import RunResult
 from imagelab.whole_file import write_text
 
 if TYPE_CHECKING:
-    from imagelab.benchmark import BenchmarkReport
+    from imagelab.benchmark import BenchmarkReport, CaseReport
 
 _HEAD = """# What has been measured
 
 `python -m imagelab report` writes this page from the JSON files that it links to: no number in it is typed by hand.
 Each holds for the machine that is named with it and says nothing about another. Of pictures it has geometric means of
-n rounds, with Student's 95 % intervals, which a single round hasn't."""
+n rounds, with Student's 95 % intervals, which a single round hasn't. `to stock`: the bare picture of diffusers' own
+pipeline in the same rounds being 1, and what that pipeline strays from 1 once more is noise; `to base`: our own bare
+picture being 1. `of the limit`: the arithmetic of a picture at the rate of matrix products measured on that machine."""
 
 
 def to_markdown(gathered: Gathered) -> str:
@@ -39,26 +41,50 @@ def write_summary(gathered: Gathered, path: Path) -> Path:
 
 
 def _benchmark(name: str, report: "BenchmarkReport") -> str:
-    limit = f"matrix products at {report.flop_per_second / 1e12:.4g} TFLOP/s"
-    rows: list[dict[str, Value]] = [
-        {
-            "case": case.case.name,
-            "n": case.samples,
-            "s a picture": said(case.seconds["picture"], case.samples),
-            "to base": said(case.ratio_to_base, case.samples),
-            "it/s": f"{case.iterations_per_second.value:.3g}",
-            "of the limit": f"{case.fraction_of_limit:.1%}",
-            "GiB allocated": f"{case.peak_allocated_gib:.2f}" if case.peak_allocated_gib else "",
-            **({"GiB predicted": f"{case.predicted_gib:.2f}"} if case.predicted_gib else {}),
-            "target": case.verdict,
-        }
-        for case in report.cases
+    told = [f"{_source(name, report.machine)}; measured {report.measured_at[:10]}", f"The limit is {report.limit}"]
+    told += [f"PyTorch had {report.vram_cap_gib:g} GiB of the GPU's memory"] if report.vram_cap_gib else []
+    told += [OLDER_SECONDS] if report.seconds_with_lora_changes else []
+    told += [report.unfinished[:1].upper() + report.unfinished[1:]] if report.unfinished else []
+    rows = [_case(report, case) for case in report.cases]
+    rows += [{"case": one.of, "n": 0, "s a picture": OUT_OF_MEMORY} for one in report.out_of_memory]
+    parts = [
+        f"## Pictures: profile {_text(report.profile)} on {_text(report.machine['device'])}",
+        f"{'. '.join(told)}.",
+        _table(_filled(rows)),
     ]
-    targets = f"Targets are promised for: {report.targets_for}."
-    return (
-        f"## Pictures: profile {_text(report.profile)} on {_text(report.machine['device'])}\n\n"
-        f"{_source(name, report.machine)}; measured {report.measured_at[:10]}; {limit}. {targets}\n\n{_table(rows)}"
-    )
+    if report.lora_changes:
+        changes: list[dict[str, Value]] = [
+            {"change of the weights": one.change.name, "n": one.samples, "s": said(one.seconds, one.samples)}
+            for one in report.lora_changes
+        ]
+        parts.append(_table(changes))
+    return "\n\n".join(parts)
+
+
+def _case(report: "BenchmarkReport", case: "CaseReport") -> dict[str, Value]:
+    differs = case.latents_to_stock
+    return {
+        "case": case.case.name,
+        "n": case.samples,
+        "s a picture": said(case.seconds["picture"], case.samples),
+        **{name: f"{value:.3g}" for name, value in case.percentiles.items()},
+        "to stock": said(case.ratio_to_stock, case.samples),
+        "to base": said(case.ratio_to_base, case.samples),
+        "largest difference of latents to stock": "" if differs is None else f"{differs:.3g}",
+        "s the first": "" if case.first_seconds is None else f"{case.first_seconds:.3g}",
+        "it/s": f"{case.iterations_per_second.value:.3g}",
+        "of the limit": f"{case.fraction_of_limit:.1%}",
+        "GiB allocated": f"{case.peak_allocated_gib:.2f}" if case.peak_allocated_gib else "",
+        "GiB predicted": f"{case.predicted_gib:.2f}" if case.predicted_gib else "",
+        "given up": "; ".join(case.degraded),
+        "target": report.verdict_here(case),
+    }
+
+
+def _filled(rows: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
+    """Leave out the columns in which no row has anything: those of older reports, or of other machines."""
+    there = {name for row in rows for name, value in row.items() if value != ""}
+    return [{name: value for name, value in row.items() if name in there} for row in rows]
 
 
 def _measurement(name: str, one: Measurement) -> str:

@@ -1,6 +1,9 @@
 """The benchmark measures what it says: stages that sum up, arithmetic that is counted, stock diffusers beside us."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,20 +13,35 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from imagelab import CharacterGenerator, InvalidValueError, ProfileError, UnknownNameError
-from imagelab.benchmark import Case, plan_cases, read_report, run_benchmark
+from imagelab.benchmark import Case, plan_cases, plan_lora_changes, read_report, run_benchmark
 from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
+from imagelab.benchmark.measure import Bench
 from imagelab.benchmark.report import Sample, report_case, said, sum_up
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
+from imagelab.benchmark.run import capped, control_image
 from imagelab.benchmark.stock import draw_stock
 from imagelab.calibration.intervals import geometric_mean
 from imagelab.config import MemoryLimit
+from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.plan import plan_generation
 from imagelab.random_sdxl import SMALL, write_random_sdxl
 from imagelab.reporting import Gathered, to_markdown
 from imagelab.results import GenerationRequest
 
 CPU = torch.device("cpu")
+BASE = Case(quality_preset="draft")
+
+
+@pytest.fixture
+def bench(configs, generator, tmp_path):
+    image = control_image(generator.profile)
+    with CharacterConsistencyChecker("auto", "puppet", configs) as checker:
+        yield Bench(generator=generator, checker=checker, control_image=image, folder=tmp_path)
+
+
+def page_of(report):
+    return to_markdown(Gathered(benchmarks={"one.json": report}, measurements={}, unmeasured=(), runs=()))
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +56,23 @@ def test_every_variant_and_stock_diffusers_are_measured(report):
     assert names == [
         "draft base batch 1",
         "draft base batch 1 diffusers",
+        "draft base batch 1 diffusers_again",
         "draft base batch 1 diffusers_fp32_vae",
         "draft both batch 1",
     ]
-    assert [sample.round for sample in report.samples] == [0] * 4 + [1] * 4
+    assert [sample.round for sample in report.samples] == [0] * 5 + [1] * 5
     assert [sample.case for sample in report.samples] == [*names, *reversed(names)]
 
 
 def test_the_stages_of_a_picture_sum_up_to_it(report):
     for sample in report.samples:
-        stages = [sample.seconds[stage] for stage in ("loras", "text", "denoise", "vae")]
+        stages = [sample.seconds[stage] for stage in ("text", "denoise", "vae")]
         assert sum(stages) == pytest.approx(sample.seconds["picture"])
         assert all(seconds >= 0 for name, seconds in sample.seconds.items() if name != "text")
 
 
 def test_a_picture_cannot_be_drawn_in_less_time_than_its_arithmetic_takes(report):
-    base, _, _, both = report.cases
+    base, *_, both = report.cases
     assert both.flop_per_picture > 1.2 * base.flop_per_picture  # a ControlNet is half a UNet
     for case in report.cases:
         assert 0 < case.fraction_of_limit < 1.2  # the rate itself is measured while neighbours work
@@ -61,15 +80,123 @@ def test_a_picture_cannot_be_drawn_in_less_time_than_its_arithmetic_takes(report
     assert base.ratio_to_base is None
 
 
+def test_stock_diffusers_draws_the_same_latents_whichever_loras_were_in_the_weights_before(configs):
+    stock = [dataclasses.replace(BASE, engine=name) for name in ("diffusers", "diffusers_again", "diffusers_fp32_vae")]
+    lora = dataclasses.replace(BASE, variant="lora", loras=("luca",))
+    cases = [lora, *stock, BASE]
+    report = run_benchmark(cases, profile="puppet", device="cpu", runs=1, configs=configs, progress=False)
+
+    assert [one.latents_to_stock for one in report.cases] == [None, None, 0.0, 0.0, 0.0]
+
+
+def test_a_case_has_its_loras_in_the_weights_before_its_clock_starts(configs, generator, bench):
+    lora = dataclasses.replace(BASE, variant="lora", loras=("luca", "beach"))
+    changes = plan_lora_changes(configs, generator.profile, [lora])
+    changed = [bench.change_loras(change, 0).seconds for change in changes]
+    waited = {}
+    for case in (BASE, lora, BASE):
+        bench.make_ready(case, 1)
+        waited[case] = generator.generate(case.request(bench.control_image)).record.seconds["loras"]
+
+    assert len(changed) == 3
+    assert max(waited.values()) < min(changed) / 5
+
+
+def test_changes_of_loras_are_measured_by_themselves(report):
+    changes = [one.change for one in report.lora_changes]
+    names = ["LoRAs: none to 1", "LoRAs: 1 to 1 other", "LoRAs: 1 to none"]
+
+    assert [change.name for change in changes] == names
+    assert [(change.before, change.after) for change in changes] == [
+        ((), ("luca",)),
+        (("luca",), ("dynamic",)),
+        (("luca",), ()),
+    ]
+    assert [(sample.change, sample.round) for sample in report.lora_samples] == [
+        (name, number) for number in (0, 1) for name in names
+    ]
+    assert [one.samples for one in report.lora_changes] == [2, 2, 2]
+    own = [sample.seconds for sample in report.lora_samples if sample.change == names[0]]
+    assert report.lora_changes[0].seconds == geometric_mean(own)
+    assert all(name in report.to_text() and name in page_of(report) for name in names)
+
+
+def test_changes_are_planned_for_each_number_of_loras_and_where_there_are_no_others_there_is_none(configs):
+    there = [name for name, lora in configs.lora_registry.loras.items() if "puppet" in lora.files]
+    cases = [dataclasses.replace(BASE, loras=loras) for loras in ((), tuple(there[:3]), tuple(there))]
+    changes = plan_lora_changes(configs, configs.profile("puppet"), cases)
+
+    assert [change.name for change in changes] == [
+        "LoRAs: none to 3",
+        "LoRAs: 3 to 3 others",
+        "LoRAs: 3 to none",
+        f"LoRAs: none to {len(there)}",
+        f"LoRAs: {len(there)} to none",
+    ]
+    assert not set(changes[1].before) & set(changes[1].after)
+
+
+def test_what_has_too_little_memory_is_a_result_and_the_others_are_measured(configs, tmp_path):
+    """The limit is below the models' own weights, to which only imagelab holds itself."""
+    own = with_memory(configs, limit_gib=MemoryLimit(cpu=0.001))
+    stock = dataclasses.replace(BASE, engine="diffusers")
+    report = run_benchmark([BASE, stock], profile="puppet", device="cpu", runs=2, configs=own, progress=False)
+
+    assert [(one.case, one.samples) for one in report.cases] == [(stock, 2)]
+    (refused,) = report.out_of_memory
+    assert (refused.of, refused.round) == (BASE.name, None)
+    assert "0.001 are allowed" in refused.reason
+    assert f"| {BASE.name} | 0 | out of memory |" in page_of(report)
+    assert report.to_frame().set_index("case")["verdict"][BASE.name] == "out of memory"
+    assert refused.reason in report.to_text()
+    assert read_report(report.write(tmp_path / "one.json")) == report
+    only = run_benchmark([BASE], profile="puppet", device="cpu", runs=1, configs=own, progress=False)
+    assert read_report(only.write(tmp_path / "none.json")) == only
+
+
+def test_memory_that_runs_out_while_stock_diffusers_draws_ends_neither_the_benchmark_nor_the_next_case():
+    command = [sys.executable, Path(__file__).with_name("little_memory_for_stock.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.stdout.splitlines()[-3:] == [
+        "draft base batch 64 diffusers: out of memory",
+        "draft base batch 1: 1 samples",
+        "draft base batch 1 diffusers: 1 samples",
+    ], done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::imagelab.errors.DegradedWarning")
+def test_what_is_drawn_in_parts_for_its_memory_says_so(configs):
+    """The limit has room for two pictures at once, not for four."""
+    batch, pair = (dataclasses.replace(BASE, batch_size=size) for size in (4, 2))
+    loose = with_memory(configs, limit_gib=MemoryLimit(cpu=8))
+    (free,) = run_benchmark([pair], profile="puppet", device="cpu", runs=1, configs=loose, progress=False).samples
+    tight = with_memory(configs, limit_gib=MemoryLimit(cpu=free.predicted_gib * 1.0001))
+    report = run_benchmark([batch, BASE], profile="puppet", device="cpu", runs=1, configs=tight, progress=False)
+    of_batch, of_base = report.samples
+
+    assert of_batch.degraded == ("more memory predicted than limit_gib allows: not 4 pictures at once",)
+    assert of_base.degraded == ()
+    stages = [of_batch.seconds[stage] for stage in ("text", "denoise", "vae")]
+    assert sum(stages) == pytest.approx(4 * of_batch.seconds["picture"])
+    assert all(seconds > 0 for seconds in stages)
+    assert of_batch.degraded[0] in report.to_text()
+    assert of_batch.degraded[0] in page_of(report)
+
+
+@pytest.mark.parametrize(("profile", "cap", "limit"), [("sdxl", 10, 10), ("sdxl", 20, 15), ("puppet", 4, 4)])
+def test_cap_bounds_what_is_predicted_too(configs, profile, cap, limit):
+    assert capped(configs, profile, cap).profile(profile).memory.limit_gib.cuda == limit
+    assert capped(configs, profile, None) is configs
+
+
 def test_memory_that_was_predicted_stands_beside_what_was_measured(report):
-    base, stock, _, both = report.cases
+    base, stock, *_, both = report.cases
     assert 0 < base.predicted_gib < both.predicted_gib  # a ControlNet more
     assert stock.predicted_gib == 0  # nobody predicts what diffusers takes
     frame = report.to_frame().set_index("case")
     assert frame["predicted"]["draft both batch 1"] == round(both.predicted_gib, 2)
-    assert f"| {base.predicted_gib:.2f} |" in to_markdown(
-        Gathered(benchmarks={"one.json": report}, measurements={}, unmeasured=(), runs=())
-    )
+    assert f"| {base.predicted_gib:.2f} |" in page_of(report)
 
 
 def test_figures_show_every_case_and_each_round(report):
@@ -105,8 +232,8 @@ def test_memory_is_held_to_its_own_target(configs):
     profile, case = configs.profile("sdxl"), Case(quality_preset="standard", batch_size=4)
     verdicts = {}
     for gib in (0.0, 15.0, 15.9):
-        own = [sample(case, 0, 1.0, gib)]
-        verdicts[gib] = report_case(case, own, own, flop=1, rate=1.0, profile=profile).memory_verdict
+        own = {case.name: [sample(case, 0, 1.0, gib)]}
+        verdicts[gib] = report_case(case, own, flop=1, rate=1.0, profile=profile).memory_verdict
 
     assert verdicts == {0.0: "no GPU", 15.0: "met", 15.9: "missed"}
 
@@ -116,6 +243,7 @@ def test_a_report_is_read_as_it_was_written(report, tmp_path):
     assert report.file_name.startswith("puppet-cpu-2")
     text = report.to_text()
     assert "draft both batch 1" in text
+    assert "rate of matrix products measured on that machine" in text
     assert "promised for" in text
 
 
@@ -181,8 +309,10 @@ def test_ratios_are_of_pairs_so_that_drift_cancels(configs):
     slow = [2.0**number for number in range(6)]
     report = report_case(
         lora,
-        [sample(lora, number, 1.5 * seconds) for number, seconds in enumerate(slow)],
-        [sample(base, number, seconds) for number, seconds in enumerate(slow)],
+        {
+            lora.name: [sample(lora, number, 1.5 * seconds) for number, seconds in enumerate(slow)],
+            base.name: [sample(base, number, seconds) for number, seconds in enumerate(slow)],
+        },
         flop=10,
         rate=10.0,
         profile=configs.profile("sdxl"),
@@ -191,6 +321,48 @@ def test_ratios_are_of_pairs_so_that_drift_cancels(configs):
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.5, 1.5, 1.5))
     assert report.seconds["picture"].value == pytest.approx(1.5 * 2**2.5)  # midway, as the ratios are
     assert report.fraction_of_limit == pytest.approx(1 / (1.5 * 2**2.5))
+
+
+def test_bare_pictures_are_held_against_stock_diffusers_and_that_against_itself_once_more(configs):
+    stock, again = (dataclasses.replace(BASE, engine=name) for name in ("diffusers", "diffusers_again"))
+    times = {BASE: 0.5, stock: 1.0, again: 1.1}
+    samples = {
+        case.name: [sample(case, number, seconds * 2**number) for number in range(4)] for case, seconds in times.items()
+    }
+    found = [report_case(case, samples, flop=1, rate=1.0, profile=configs.profile("sdxl")) for case in times]
+
+    assert [one.ratio_to_stock and one.ratio_to_stock.value for one in found] == [0.5, None, pytest.approx(1.1)]
+    assert [one.ratio_to_base for one in found] == [None] * 3
+
+
+def test_percentiles_are_told_as_far_as_rounds_allow(configs):
+    told = {}
+    for rounds in (2, 9, 10, 100):
+        own = {BASE.name: [sample(BASE, number, 1.0 + number) for number in range(rounds)]}
+        told[rounds] = report_case(BASE, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).percentiles
+
+    assert told == {
+        2: {},
+        9: {"p50": 5.0},
+        10: {"p50": 5.5, "p90": pytest.approx(9.1)},
+        100: {"p50": 50.5, "p90": pytest.approx(90.1), "p99": pytest.approx(99.01)},
+    }
+
+
+def test_first_picture_has_what_it_waited_for_in_its_seconds(report):
+    base, *_ = report.cases
+
+    assert report.load_seconds > 0
+    assert all(one.first_seconds > 0 for one in report.cases)
+    assert base.first_seconds > min(s.seconds["picture"] for s in report.samples if s.case == base.case.name)
+
+
+def test_machine_and_code_are_named(report):
+    there = {"device", "processor", "cores", "threads", "unet", "imagelab", "torch"}
+
+    assert there <= report.machine.keys()
+    assert report.machine["unet"].endswith("million weights, float32")
+    assert ("commit" in report.machine) == (Path(__file__).parents[2] / ".git").exists()
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
@@ -204,8 +376,11 @@ def test_intervals_of_few_rounds_hold_the_truth_as_often_as_promised(rounds):
 
 def test_ratio_is_of_the_rounds_that_both_have(configs):
     base, lora = Case(quality_preset="standard"), Case(quality_preset="standard", variant="lora")
-    own, beside = [sample(lora, number, 3.0) for number in (0, 1)], [sample(base, number, number) for number in (1, 2)]
-    report = report_case(lora, own, beside, flop=1, rate=1.0, profile=configs.profile("sdxl"))
+    samples = {
+        lora.name: [sample(lora, number, 3.0) for number in (0, 1)],
+        base.name: [sample(base, number, number) for number in (1, 2)],
+    }
+    report = report_case(lora, samples, flop=1, rate=1.0, profile=configs.profile("sdxl"))
 
     assert report.ratio_to_base.value == pytest.approx(3)
 
@@ -223,13 +398,17 @@ def test_ratio_is_of_the_rounds_that_both_have(configs):
 )
 def test_few_rounds_decide_nothing_and_an_interval_across_the_target_neither(configs, seconds, gib, verdict):
     case = Case(quality_preset="standard")
-    own = [sample(case, number, one, gib) for number, one in enumerate(seconds)]
+    own = {case.name: [sample(case, number, one, gib) for number, one in enumerate(seconds)]}
 
-    assert report_case(case, own, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).verdict == verdict
+    assert report_case(case, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).verdict == verdict
 
 
 def test_single_round_is_told_without_an_interval(report):
-    alone = dataclasses.replace(report, samples=tuple(one for one in report.samples if one.round == 0))
+    alone = dataclasses.replace(
+        report,
+        samples=tuple(one for one in report.samples if one.round == 0),
+        lora_samples=tuple(one for one in report.lora_samples if one.round == 0),
+    )
     (base, *_, both) = sum_up(alone).cases
 
     assert both.seconds["picture"].low == both.seconds["picture"].high
@@ -252,12 +431,12 @@ def test_cases_come_to_what_their_samples_say_whatever_the_file_says(report, tmp
 )
 def test_a_target_is_met_by_time_and_memory_both(configs, seconds, gib, verdict):
     case = Case(quality_preset="standard")
-    own = [sample(case, number, seconds, gib) for number in range(3)]
-    report = report_case(case, own, own, flop=1, rate=1.0, profile=configs.profile("sdxl"))
+    own = {case.name: [sample(case, number, seconds, gib) for number in range(3)]}
+    report = report_case(case, own, flop=1, rate=1.0, profile=configs.profile("sdxl"))
     assert report.verdict == verdict
     other = dataclasses.replace(case, batch_size=4)
-    own = [sample(other, 0, seconds, gib)]
-    assert report_case(other, own, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).verdict == "no target"
+    own = {other.name: [sample(other, 0, seconds, gib)]}
+    assert report_case(other, own, flop=1, rate=1.0, profile=configs.profile("sdxl")).verdict == "no target"
 
 
 @pytest.mark.parametrize(

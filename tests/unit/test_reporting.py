@@ -82,7 +82,7 @@ def test_nothing_leaves_its_line_or_its_cell_or_becomes_html(tmp_path):
     (tmp_path / "unmeasured.json").write_text(json.dumps([unmeasured]))
     code = "`` a | `b` c ``"
 
-    assert to_markdown(gather(["mine"], reports=tmp_path)).splitlines()[6:] == [
+    assert to_markdown(gather(["mine"], reports=tmp_path)).splitlines()[8:] == [
         f"## {plain}",
         "",
         f"[odd.json](odd.json): cpu {plain}. Again: {code}",
@@ -158,6 +158,19 @@ def test_benchmark_of_another_schema_is_in_no_report(committed):
 
     with pytest.raises(InvalidValueError, match=r"schema_version of benchmark report .*random-sdxl.* got 99"):
         gather(reports=committed)
+
+
+def test_older_benchmark_is_read_and_said_to_have_counted_changes_of_loras(committed):
+    (path,) = committed.glob("benchmarks/random-sdxl-*H200-20261126T060000.json")
+    report = read_report(path)
+    (base,) = [one for one in report.cases if one.case.name == "standard base batch 1"]
+    page = to_markdown(gather(reports=committed))
+
+    assert (report.rounds, report.lora_changes, report.out_of_memory, base.first_seconds) == (None, (), (), None)
+    assert str(base.ratio_to_stock).startswith("1.02 [")
+    assert "Seconds a picture count the putting in or taking out of LoRAs before it" in page
+    assert "| met here; promised for RTX 5080 16 GB |" in page
+    assert "rate of matrix products measured on that machine, 755.7 TFLOP/s" in page
 
 
 def test_single_round_has_no_interval_on_the_page(committed):

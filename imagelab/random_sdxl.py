@@ -27,6 +27,7 @@ from imagelab.devices import resolve_device
 from imagelab.errors import InvalidValueError
 from imagelab.model_loading import quietly
 from imagelab.models import resolve_source
+from imagelab.whole_file import read_json
 
 FOLDER = "random-sdxl"  # under the model root; the profile of this name reads it
 LORA_RANK = 32
@@ -60,6 +61,7 @@ class Shape:
     vae: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     text_2: Mapping[str, Any] = field(default_factory=dict)
+    control_maps: tuple[int, ...] = (16, 32, 96, 256)  # channels of what reads them: each halves a map once more
 
 
 FULL = Shape(
@@ -72,7 +74,8 @@ FULL = Shape(
     text={"num_hidden_layers": 12, "intermediate_size": 3072, "vocab_size": 49408},
     text_2={"num_hidden_layers": 32, "intermediate_size": 5120, "vocab_size": 49408},
 )
-# As SDXL is joined up, and small: what tests can afford.
+# As SDXL is joined up, and small, to rehearse on a CPU what a GPU shall measure; with a VAE that makes a latent pixel
+# of 32 x 32 instead of 8 x 8, so that a picture of 1024 px takes seconds and not minutes.
 SMALL = Shape(
     unet={
         "block_out_channels": (32, 32, 32),
@@ -80,9 +83,16 @@ SMALL = Shape(
         "attention_head_dim": (2, 2, 2),
         "norm_num_groups": 16,
     },
-    vae={"block_out_channels": (16, 16, 16, 16), "layers_per_block": 1, "norm_num_groups": 8},
+    vae={
+        "down_block_types": ("DownEncoderBlock2D",) * 6,
+        "up_block_types": ("UpDecoderBlock2D",) * 6,
+        "block_out_channels": (8, 8, 16, 16, 16, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+    },
     text={"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 2048},
     text_2={"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 2048},
+    control_maps=(4, 4, 8, 8, 8, 8),
 )
 
 
@@ -90,10 +100,11 @@ def write_random_sdxl(*, shape: Shape = FULL, device: str = "auto", seed: int = 
     """Write a base model, a ControlNet and a LoRA for each of the registry's, and return their folder.
 
     At full size 11 GB in float16, under $IMAGELAB_MODELS; weights are drawn on `device`. A folder that is there already
-    is left as it is. Raises InvalidValueError where it can't be written.
+    is left as it is. Raises InvalidValueError where it can't be written, and for one of another shape.
     """
     folder = (models_root() if root is None else root) / FOLDER
     if folder.is_dir():
+        _check_shape(folder, shape)
         return folder
     scratch = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -124,10 +135,23 @@ def union_on_meta(unet: UNet) -> ControlNetUnionModel:
         return ControlNetUnionModel.from_unet(unet, load_weights_from_unet=False).half()
 
 
+def _check_shape(folder: Path, shape: Shape) -> None:
+    """Refuse a folder of another shape: what is measured on a small model would pass for SDXL's size."""
+    there = read_json("configuration", folder / "base" / "unet" / "config.json").get("block_out_channels")
+    wanted = list(shape.unet["block_out_channels"])
+    if there != wanted:
+        raise InvalidValueError(
+            "block_out_channels of the UNet",
+            there,
+            f"{wanted}: another size was asked for than that of {folder}, which you may delete, or name another folder "
+            "in $IMAGELAB_MODELS",
+        )
+
+
 def _write(folder: Path, shape: Shape, device: torch.device) -> None:
     pipe = _random_pipeline(shape, device)
     pipe.save_pretrained(folder / "base", variant="fp16")
-    net = ControlNetModel.from_unet(pipe.unet)
+    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=shape.control_maps)
     _open_zero_layers(net)
     net.half().save_pretrained(folder / "controlnet", variant="fp16")
     del net
@@ -146,7 +170,7 @@ def _random_pipeline(shape: Shape, device: torch.device) -> StableDiffusionXLPip
         text = CLIPTextModel(CLIPTextConfig(**_TEXT, **shape.text, **ends[0])).half()
         text_2 = CLIPTextModelWithProjection(CLIPTextConfig(**_TEXT_2, **shape.text_2, **ends[1])).half()
         unet = UNet(**_UNET, **shape.unet).half()
-        vae = AutoencoderKL(**_VAE, **shape.vae).half()
+        vae = AutoencoderKL(**{**_VAE, **shape.vae}).half()
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading"
     )

@@ -8,6 +8,7 @@ from imagelab.benchmark.reading import read_report
 from imagelab.benchmark.report import BenchmarkReport, CaseReport, Sample
 
 if TYPE_CHECKING:
+    from imagelab.benchmark.rehearsal import rehearse
     from imagelab.benchmark.run import run_benchmark
 
 __all__ = [
@@ -22,14 +23,19 @@ __all__ = [
     "plan_cases",
     "plan_lora_changes",
     "read_report",
+    "rehearse",
     "run_benchmark",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import what draws when it is first asked for: a report is read and compared without diffusers."""
-    if name != "run_benchmark":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from imagelab.benchmark.run import run_benchmark
+    if name == "run_benchmark":
+        from imagelab.benchmark.run import run_benchmark
 
-    return run_benchmark
+        return run_benchmark
+    if name == "rehearse":
+        from imagelab.benchmark.rehearsal import rehearse
+
+        return rehearse
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -118,12 +118,12 @@ def _stock(case: Case) -> Sequence[Case]:
 def plan_lora_changes(configs: Configs, profile: Profile, cases: Iterable[Case]) -> tuple[LoraChange, ...]:
     """Return, for each number of LoRAs that the cases have: putting them in, changing them for others, taking them out.
 
-    The others are the registry's last, as many; a registry with no more LoRAs than a case has has no others.
+    The others are the registry's first that the case hasn't, as many as it has, as far as there are so many.
     """
     there = _registered(configs, profile)
     changes: list[LoraChange] = []
     for count, loras in {len(case.loras): case.loras for case in cases if case.loras}.items():
-        others = tuple(there[-count:])
+        others = tuple([*(name for name in there if name not in loras), *loras][:count])
         changes.append(LoraChange(before=(), after=loras))
         changes += [LoraChange(before=loras, after=others)] if set(others) != set(loras) else []
         changes.append(LoraChange(before=loras, after=()))

@@ -124,16 +124,22 @@ def capped(configs: Configs, profile: str | None, vram_cap_gib: float | None) ->
     return replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
 
 
+def check_cap(device: torch.device, vram_cap_gib: float | None) -> float:
+    """Return the GiB that a GPU has, 0 without one; raises InvalidValueError for a cap that it can't have."""
+    there = torch.cuda.get_device_properties(device).total_memory / _GIB if device.type == "cuda" else 0.0
+    if vram_cap_gib is not None and not there:
+        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"None: the models are on {device.type}")
+    if vram_cap_gib is not None and not 0 < vram_cap_gib <= there:
+        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"more than 0 and at most {there:.1f}, what there is")
+    return there
+
+
 @contextmanager
 def _little_vram(device: torch.device, vram_cap_gib: float | None) -> Iterator[None]:
+    there = check_cap(device, vram_cap_gib)
     if vram_cap_gib is None:
         yield
         return
-    if device.type != "cuda":
-        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"None: the models are on {device.type}")
-    there = torch.cuda.get_device_properties(device).total_memory / _GIB
-    if not 0 < vram_cap_gib <= there:
-        raise InvalidValueError("vram_cap_gib", vram_cap_gib, f"more than 0 and at most {there:.1f}, what there is")
     before = torch.cuda.get_per_process_memory_fraction(device)
     torch.cuda.set_per_process_memory_fraction(vram_cap_gib / there, device)
     try:

@@ -25,9 +25,10 @@ def bench(
         float | None, typer.Option(help="GiB that PyTorch may use, as on a smaller card: a real and a predicted limit.")
     ] = None,
     compiled: Compiled = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be measured.")] = False,
 ) -> None:
     """Measure how fast pictures are drawn, and in how much memory, against what the machine could do."""
-    from imagelab.benchmark import VARIANTS, plan_cases, run_benchmark
+    from imagelab.benchmark import VARIANTS, plan_cases
     from imagelab.config import load_configs
     from imagelab.config.paths import project_root
     from imagelab.whole_file import check_folder
@@ -42,6 +43,14 @@ def bench(
         lora_count=loras,
         stock=stock,
     )
+    if dry_run:
+        from imagelab.benchmark import rehearse
+
+        text = rehearse(cases, configs=configs, profile=profile, device=device, runs=num_runs, vram_cap_gib=vram_cap)
+        typer.echo(text)
+        return
+    from imagelab.benchmark import run_benchmark
+
     folder = check_folder(output_dir or project_root() / "reports" / "benchmarks", "--output-dir")
     report = run_benchmark(
         cases,
@@ -138,8 +147,10 @@ def random_sdxl(
     device: Annotated[
         str, typer.Option(help="Where the numbers are drawn: auto, cpu, cuda or cuda:<number>.")
     ] = "auto",
+    small: Annotated[bool, typer.Option("--small", help="One of 80 MB, to rehearse on a CPU.")] = False,
 ) -> None:
     """Write an SDXL with random weights, 11 GB, to measure the profile random-sdxl with."""
-    from imagelab.random_sdxl import write_random_sdxl
+    from imagelab.random_sdxl import FULL, SMALL, write_random_sdxl
 
-    typer.echo(f"the profile random-sdxl reads {write_random_sdxl(device=device)}")
+    folder = write_random_sdxl(shape=SMALL if small else FULL, device=device)
+    typer.echo(f"the profile random-sdxl reads {folder}")

@@ -109,7 +109,7 @@ def test_changes_of_loras_are_measured_by_themselves(report):
     assert [change.name for change in changes] == names
     assert [(change.before, change.after) for change in changes] == [
         ((), ("luca",)),
-        (("luca",), ("dynamic",)),
+        (("luca",), ("alberto",)),
         (("luca",), ()),
     ]
     assert [(sample.change, sample.round) for sample in report.lora_samples] == [

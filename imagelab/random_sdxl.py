@@ -92,7 +92,7 @@ SMALL = Shape(
     },
     text={"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 2048},
     text_2={"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 2048},
-    control_maps=(4, 4, 8, 8, 8, 8),
+    control_maps=(1, 2, 4, 8, 8, 8),
 )
 
 

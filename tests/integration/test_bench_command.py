@@ -31,6 +31,7 @@ def imagelab(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_what_a_gpu_shall_measure_is_rehearsed_on_a_small_model(tmp_path, imagelab, monkeypatch):
     monkeypatch.setenv("IMAGELAB_MODELS", str(tmp_path / "models"))
     written = imagelab("random-sdxl", "--small", "--device", "cpu")
@@ -52,6 +53,7 @@ def test_what_a_gpu_shall_measure_is_rehearsed_on_a_small_model(tmp_path, imagel
     assert "million weights, float32" in page
 
 
+@pytest.mark.slow
 def test_killed_benchmark_leaves_the_rounds_until_then(tmp_path):
     command = [sys.executable, "-m", "imagelab", *BENCH, "--variant", "lora", "--num-runs", "1000"]
     with subprocess.Popen(

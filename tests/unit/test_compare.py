@@ -11,7 +11,8 @@ from handmade_runs import handmade_plan, paint, run
 from scipy.stats import binomtest
 
 from imagelab import InvalidValueError, RunFolderError, UnknownNameError, cli
-from imagelab.benchmark import BenchmarkReport, Case, CaseReport, Sample
+from imagelab.benchmark import BenchmarkReport, Case, CaseReport, LoraChange, Sample
+from imagelab.benchmark.report import LoraSample, OutOfMemory, report_lora_changes
 from imagelab.calibration import Estimate
 from imagelab.compare import Comparison, compare_benchmarks, compare_runs, open_run
 from imagelab.compare.changes import make_change
@@ -193,6 +194,49 @@ def worse_paint(job):
     if item.similarity_score is not None:
         item = replace(item, similarity_score=item.similarity_score - 0.1)
     return item, made
+
+
+def with_changes(report, seconds):
+    """The report, with a change of LoRAs that took so many seconds in each round."""
+    change = LoraChange(before=(), after=("luca",))
+    samples = tuple(LoraSample(change=change.name, round=number, seconds=one) for number, one in enumerate(seconds))
+    return replace(report, lora_changes=report_lora_changes([change], samples), lora_samples=samples)
+
+
+def test_slower_changes_of_loras_are_worse_and_those_that_one_lacks_are_left_out(tmp_path):
+    bare = benchmark({CASES[0]: [1.0, 1.01, 1.02]})
+    seconds = noisy(np.random.default_rng(8), 8)
+    a, b = with_changes(bare, seconds), with_changes(bare, 2 * seconds)
+    found = compare_benchmarks(open_run(a.write(tmp_path / "a.json")), b, fail_over=0.1)
+
+    assert [(one.of, one.measure) for one in found.worse] == [("LoRAs: none to 1", "seconds")]
+    assert found.worse[0].change.value == pytest.approx(1)
+    assert compare_benchmarks(a, a, fail_over=0.1).passed
+    assert [one.of for one in compare_benchmarks(a, bare, fail_over=0.1).changes] == [CASES[0].name]
+
+
+def test_case_that_memory_has_become_too_small_for_is_worse(compare, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    both = benchmark({case: [1.0, 1.1, 1.2] for case in CASES[:2]})
+    reason = OutOfMemory(of=CASES[1].name, reason="out of GPU memory")
+    less = replace(benchmark({CASES[0]: [1.0, 1.1, 1.2]}), out_of_memory=(reason,))
+    both.write(tmp_path / "a.json")
+    less.write(tmp_path / "b.json")
+    code, out, _ = compare("a.json", "b.json", "--fail-over", "10%")
+
+    assert (code, f"worse: B has too little memory for {CASES[1].name}" in out) == (1, True)
+    assert compare("b.json", "a.json", "--fail-over", "10%")[0] == 0
+    assert compare("a.json", "b.json")[0] == 0
+
+
+def test_older_seconds_that_count_changes_of_loras_are_said_to_be_others():
+    older = benchmark({CASES[1]: [1.0, 1.1, 1.2]})
+    cases = tuple(replace(one, case=replace(one.case, loras=("luca",))) for one in older.cases)
+    older = replace(older, cases=cases)
+    newer = replace(older, rounds=3)
+
+    assert compare_benchmarks(older, newer).differs == ("seconds of A count changes of LoRAs",)
+    assert compare_benchmarks(older, older).differs == ()
 
 
 def test_a_batch_against_itself_is_the_same_and_one_that_lost_is_worse(tmp_path):

@@ -119,6 +119,11 @@ class CharacterGenerator:
         """Let the text encoders be asked anew: what they said of the last prompts is kept otherwise."""
         self._ready().prompts.forget()
 
+    def drop_controlnets(self) -> None:
+        """Give back the memory of the ControlNets that earlier pictures have left; the next that needs one reads it."""
+        with self._lock:
+            self._ready().nets.clear()
+
     def make_ready(self, request: GenerationRequest, pictures: int = 1) -> None:
         """Load what so many pictures of a request at once need, and put its LoRAs into the weights: they needn't wait.
 

@@ -19,6 +19,7 @@ from imagelab.character import CharacterGenerator
 from imagelab.compiling import eagerly
 from imagelab.consistency import CharacterConsistencyChecker
 from imagelab.devices import within_memory
+from imagelab.errors import GenerationError
 from imagelab.imagefiles import save_png
 from imagelab.plan import plan_generation
 from imagelab.vram import read_vram, reset_peak
@@ -87,6 +88,7 @@ class Bench:
     checker: CharacterConsistencyChecker
     control_image: "Image"
     folder: Path  # pictures are written to it
+    capped: bool = False  # whether memory is short: our ControlNets then make room for whoever knows nothing of them
 
     def steps(self, case: Case) -> int:
         """Return how many steps the case's preset takes."""
@@ -101,6 +103,8 @@ class Bench:
         synchronize(device)
         start = perf_counter()
         self.generator.restore_memory_policy()
+        if self.capped and not pictures:
+            self.generator.drop_controlnets()
         self.generator.make_ready(case.request(self.control_image), pictures)
         synchronize(device)
         return perf_counter() - start
@@ -121,8 +125,9 @@ class Bench:
     def measure(self, case: Case, round_number: int) -> Measured:
         """Draw, judge and write the case's pictures once, with its LoRAs in the weights.
 
-        Memory counts whatever is resident, the ControlNet of a case before this one included. Stock diffusers draws
-        with models that aren't compiled. Raises OutOfMemoryError.
+        Memory counts whatever is resident, the ControlNet of a case before this one included, but for stock diffusers
+        under a cap. That draws with models that aren't compiled. Raises OutOfMemoryError, or GenerationError for
+        latents that aren't finite.
         """
         pipe = self.generator.load().pipe
         stock = (pipe.unet, pipe.vae.decoder) if case.engine != "imagelab" else ()
@@ -173,4 +178,7 @@ class Bench:
             predicted_gib=predicted,
             degraded=degraded,
         )
-        return Measured(sample, torch.cat(clock.latents).float().cpu(), ready)
+        latents = torch.cat(clock.latents).float().cpu()
+        if not latents.isfinite().all():  # ours were looked at; broken numbers are also faster to compute
+            raise GenerationError(f"NaN or infinity in the last latents of {case.name}", "Measure with another dtype")
+        return Measured(sample, latents, ready)

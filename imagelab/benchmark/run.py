@@ -83,7 +83,13 @@ def run_benchmark(
         load_seconds = perf_counter() - start
         image = control_image(generator.profile)
         turns = Turns(
-            bench=Bench(generator=generator, checker=checker, control_image=image, folder=Path(folder)),
+            bench=Bench(
+                generator=generator,
+                checker=checker,
+                control_image=image,
+                folder=Path(folder),
+                capped=vram_cap_gib is not None,
+            ),
             cases=cases,
             changes=plan_lora_changes(configs, generator.profile, cases),
             quiet=None if progress is None else not progress,

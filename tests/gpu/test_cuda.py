@@ -108,10 +108,11 @@ def test_out_of_memory_is_one_error_and_the_next_picture_is_drawn(on_cuda):
 
 def test_cap_of_a_benchmark_ends_with_it():
     before = torch.cuda.get_per_process_memory_fraction()
-    run_benchmark(
+    report = run_benchmark(
         [Case(quality_preset="draft")], profile="puppet", device="cuda", runs=1, vram_cap_gib=4, progress=False
     )
 
+    assert report.samples[0].predicted_gib > 0  # the profile has no limit of its own
     assert torch.cuda.get_per_process_memory_fraction() == before
 
 

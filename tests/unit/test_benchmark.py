@@ -12,7 +12,7 @@ from memory_policies import with_memory
 from PIL import Image
 from scipy.stats import binomtest
 
-from imagelab import CharacterGenerator, InvalidValueError, ProfileError, UnknownNameError
+from imagelab import CharacterGenerator, GenerationError, InvalidValueError, ProfileError, UnknownNameError
 from imagelab.benchmark import Case, plan_cases, plan_lora_changes, read_report, run_benchmark
 from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
@@ -100,6 +100,33 @@ def test_a_case_has_its_loras_in_the_weights_before_its_clock_starts(configs, ge
 
     assert len(changed) == 3
     assert max(waited.values()) < min(changed) / 5
+
+
+def test_controlnets_make_room_for_stock_diffusers_where_memory_is_short(configs, generator, bench):
+    (case,) = plan_cases(configs, generator.profile, presets=["draft"], variants=["controlnet"], stock=False)
+    kept = {}
+    for short in (False, True):
+        own = dataclasses.replace(bench, capped=short)
+        own.make_ready(case, 1)
+        own.make_ready(BASE, 1)
+        before = generator._models.nets.folders
+        own.make_ready(BASE, 0)
+        kept[short] = before, generator._models.nets.folders
+
+    assert len(kept[False][0]) == 1
+    assert kept == {False: (kept[False][0],) * 2, True: (kept[False][0], ())}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # of the picture of them
+def test_stock_diffusers_latents_that_are_no_numbers_are_no_measurement(generator, bench):
+    bias = generator.pipeline.unet.conv_out.bias.data
+    before = bias.clone()
+    bias.fill_(float("nan"))
+    try:
+        with pytest.raises(GenerationError, match="last latents of draft base batch 1 diffusers"):
+            bench.measure(dataclasses.replace(BASE, engine="diffusers"), 0)
+    finally:
+        bias.copy_(before)
 
 
 def test_changes_of_loras_are_measured_by_themselves(report):

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imagelab.benchmark.report import BenchmarkReport, CaseReport
-from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style
+from imagelab.plots import COLOURS, INK, MUTED, closed, figure_style, say
 
 STAGES = ("loras", "text", "denoise", "vae", "face", "write")
+_NOTHING = "no case that the memory was enough for"
 _HATCHES = ("", "///", "", "...", "\\\\\\", "xx")
 
 
@@ -19,6 +20,8 @@ def latency_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
 
     Beside it: passes of the UNet a second, and the fraction of the machine's arithmetic that is made use of.
     """
+    if not report.cases:
+        return say(_NOTHING, title)
     with figure_style():
         figure, axis = plt.subplots(figsize=(7.6, 1.3 + 0.36 * len(report.cases)), layout="constrained")
         for place, one in enumerate(report.cases):
@@ -46,6 +49,8 @@ def latency_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
 
 def stage_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
     """Show what a picture's seconds are made of in each case: the means of the stages, of a batch its share."""
+    if not report.cases:
+        return say(_NOTHING, title)
     with figure_style():
         figure, axis = plt.subplots(figsize=(7.6, 1.5 + 0.36 * len(report.cases)), layout="constrained")
         start = np.zeros(len(report.cases))
@@ -67,6 +72,8 @@ def stage_figure(report: BenchmarkReport, *, title: str = "") -> Figure:
 
 def memory_figure(cases: Sequence[CaseReport], *, title: str = "") -> Figure:
     """Show each case's peak memory: of the GPU, allocated and reserved, with the target; without one the process's."""
+    if not cases:
+        return say(_NOTHING, title)
     on_gpu = any(one.peak_allocated_gib for one in cases)
     kinds = {"peak_reserved_gib": "reserved", "peak_allocated_gib": "allocated"} if on_gpu else {}
     kinds = kinds or {"peak_resident_gib": "resident, of the whole process: no GPU, no VRAM"}

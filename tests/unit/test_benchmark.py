@@ -179,6 +179,8 @@ def test_what_has_too_little_memory_is_a_result_and_the_others_are_measured(conf
     assert read_report(report.write(tmp_path / "one.json")) == report
     only = run_benchmark([BASE], profile="puppet", device="cpu", runs=1, configs=own, progress=False)
     assert read_report(only.write(tmp_path / "none.json")) == only
+    for figure in (latency_figure(only), stage_figure(only), memory_figure(only.cases)):
+        assert "no case that the memory was enough for" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_memory_that_runs_out_while_stock_diffusers_draws_ends_neither_the_benchmark_nor_the_next_case():

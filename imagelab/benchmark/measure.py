@@ -72,7 +72,7 @@ class _Clock:
         if self.first is None:
             self.first = self.began
         self.parts.append(now - self.began)
-        self.latents.append(latents)
+        self.latents.append(latents.clone())  # the tensor itself may be written to when the next part is drawn
 
     @property
     def step(self) -> float:

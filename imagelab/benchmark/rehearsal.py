@@ -1,6 +1,7 @@
 """What a benchmark would measure, said in seconds: no weights are read, no picture is drawn."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from imagelab.benchmark.run import capped, check_cap, control_image
 from imagelab.config import Configs, Profile
 from imagelab.devices import device_name, resolve_device
 from imagelab.errors import ImageLabError, ModelNotFoundError
-from imagelab.memory_contract import Fit, Job, controlnet_bytes, fit, measure_footprint, predict, weight_bytes
+from imagelab.memory_contract import Fit, Job, Net, fit, measure_footprint, net_of, predict, read_net
 from imagelab.models import COMPONENTS, resolve_source
 from imagelab.plan import plan_generation
 from imagelab.random_sdxl import sdxl_on_meta
@@ -67,7 +68,7 @@ def _rows(
     missing: Mapping[Case, Sequence[str]],
 ) -> Iterator[tuple[str, ...]]:
     yield "case", "GiB predicted", "drawn so", "models"
-    models, net_bytes = _on_meta(configs, profile, device)
+    models, nets = _on_meta(configs, profile, device)
     footprint = measure_footprint(models, device)
     limit = getattr(profile.memory.limit_gib, device.type)
     for case in cases:
@@ -75,7 +76,7 @@ def _rows(
         if case.engine != "imagelab":  # nobody predicts what diffusers takes
             yield case.name, "", "", files
             continue
-        job = _job(profile, case, net_bytes)
+        job = _job(profile, case, nets)
         asked = predict(job, profile.memory, footprint, offloads=device.type == "cuda").peak_gib
         room = float("inf") if limit is None else limit
         fitted = fit(job, profile.memory, footprint, room, device, compiled=profile.compiled)
@@ -90,7 +91,8 @@ def _way(job: Job, fitted: Fit, limit: float | None) -> str:
     return f"{', '.join(given_up)}: {fitted.prediction.peak_gib:.3g} GiB" if given_up else "as asked"
 
 
-def _job(profile: Profile, case: Case, net_bytes: Mapping[str, int]) -> Job:
+def _job(profile: Profile, case: Case, nets: Mapping[str, Net]) -> Job:
+    controls = tuple(net for kind, net in nets.items() if kind == case.control)
     preset = profile.preset(case.quality_preset)
     width, height = profile.size_px(preset.size)
     return Job(
@@ -99,13 +101,13 @@ def _job(profile: Profile, case: Case, net_bytes: Mapping[str, int]) -> Job:
         pictures=case.batch_size,
         guided=preset.guidance_scale > 1,
         loras=bool(case.loras or preset.loras),
-        controls=int(case.control is not None),
-        net_bytes=net_bytes[case.control] if case.control else 0,
+        controls=controls,
+        net_bytes=sum(net.nbytes for net in controls),
     )
 
 
-def _on_meta(configs: Configs, profile: Profile, device: torch.device) -> tuple[Any, Mapping[str, int]]:
-    """Return a profile's models as shapes without numbers, and the bytes of each kind of control's ControlNet."""
+def _on_meta(configs: Configs, profile: Profile, device: torch.device) -> tuple[Any, Mapping[str, Net]]:
+    """Return a profile's models as shapes without numbers, and the ControlNet of each kind of control that is there."""
     dtype = getattr(torch, profile.dtype.cuda if device.type == "cuda" else profile.dtype.cpu)
     try:
         base = resolve_source(profile.base)
@@ -115,7 +117,7 @@ def _on_meta(configs: Configs, profile: Profile, device: torch.device) -> tuple[
     if not (base / "model_index.json").is_file():  # it isn't there, or is a single file: SDXL's, of one shape
         pipe, net = sdxl_on_meta()
         _cast((*(getattr(pipe, name) for name in COMPONENTS), net), dtype)
-        return pipe, dict.fromkeys(configs.controlnet.by_name, weight_bytes(net))
+        return pipe, {kind: net_of(net, kind) for kind in configs.controlnet.by_name}
     with torch.device("meta"):
         texts = [CLIPTextConfig.from_pretrained(base / name) for name in ("text_encoder", "text_encoder_2")]
         pipe = SimpleNamespace(
@@ -127,12 +129,8 @@ def _on_meta(configs: Configs, profile: Profile, device: torch.device) -> tuple[
     _cast(vars(pipe).values(), dtype)
     nets = {}
     for kind in configs.controlnet.by_name:
-        try:
-            folder = resolve_source(configs.control_source(kind, profile.name))
-        except ImageLabError:
-            nets[kind] = 0
-        else:
-            nets[kind] = controlnet_bytes([folder], dtype)
+        with suppress(ImageLabError):  # `_missing` says it
+            nets[kind] = read_net(resolve_source(configs.control_source(kind, profile.name)), dtype)
     return pipe, nets
 
 

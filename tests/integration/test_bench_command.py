@@ -106,7 +106,7 @@ def test_dry_run_loads_no_weights(tmp_path, monkeypatch):
     lines = rehearse(cases, configs=configs, profile="sdxl", device="cpu").splitlines()
     (base,) = [line.split() for line in lines if line.startswith("standard base batch 1 ")]
 
-    assert 12 < float(base[4]) < 16  # in float32, twice what reports/predicted-memory-16-gb.json has in float16
+    assert 14 < float(base[4]) < 19  # in float32, twice what reports/predicted-memory-16-gb.json has in float16
     assert base[-1] == "missing"
     assert any(line.startswith("missing: base model: nothing at ") for line in lines)
     assert any(line.startswith("missing: LoRA 'luca' of profile sdxl: nothing at ") for line in lines)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD = """# What has been measured
 
-`python -m imagelab report` writes this page from the JSON files that it links to: no number in it is typed by hand.
+`python -m imagelab report` writes this page from the JSON files that it links to: no measurement in it is typed by hand.
 Each holds for the machine that is named with it and says nothing about another. Of pictures it has geometric means of
 n rounds, with Student's 95 % intervals, which a single round hasn't. `to stock`: the bare picture of diffusers' own
 pipeline in the same rounds being 1, and what that pipeline strays from 1 once more is noise; `to base`: our own bare

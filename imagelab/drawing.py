@@ -131,6 +131,8 @@ class Models:
         """
         if pictures:
             self.make_fit(plan, pictures)
+        elif (self.memory, self.given_up) != self.staying:  # what an earlier plan asked for
+            self._apply(*self.staying)
         if plan.controls:
             self.nets.fetch(plan.controls)
         loras = [(lora.path, lora.record) for lora in plan.loras]

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from imagelab.benchmark import paired_ratio
 from imagelab.benchmark.limits import count_flop, synchronize
+from imagelab.calibration.intervals import geometric_mean
 from imagelab.character import CharacterGenerator
 from imagelab.checks import check_whole
 from imagelab.compiling import eagerly
@@ -47,9 +47,10 @@ ATTENTION = {
 }
 # What fusing kernels takes nothing from: ATen's products, convolutions and attention, as the profiler names them.
 _HEAVY = ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "cudnn_convolution", "convolution_overrideable")
-_HEAVY_ATTENTION = "_scaled_dot_product"
+_HEAVY_ATTENTION = ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention")
 _FLOOR_PICTURES = 3
 _ARITHMETIC = "arithmetic, counted"
+_HEAVY_ALONE = "products, convolutions and attention alone, profiled"
 
 Around = Callable[[LoadedPipeline], AbstractContextManager[object]]
 
@@ -129,11 +130,13 @@ def measure_exact_mode(
         base, own = seen[EAGER], generator.profile
         dtype = str(studio.loaded.dtype).removeprefix("torch.")
         largest = max(one.abs().max().item() for one in base.latents)
+        seconds = "seconds of the CPU" if studio.loaded.device.type == "cpu" else "seconds"
         width, height, steps = (studio.settings[name] for name in ("width", "height", "steps"))
         return Measurement(
             what="Parts of exact mode, each alone beside models that are as diffusers loads them: a picture of profile "
-            f"{own.name}, {width} x {height} px, {steps} steps, {dtype}; {rounds} rounds by turns",
-            command=f"python -m imagelab bench-exact --profile {own.name} --rounds {rounds}",
+            f"{own.name}, {width} x {height} px, {steps} steps, {dtype}; {rounds} rounds by turns, {seconds}",
+            command=f"python -m imagelab bench-exact --profile {own.name} --rounds {rounds}"
+            + ("" if compiled else " --no-compile"),
             machine={
                 "device": device_name(studio.loaded.device),
                 "processor": read_environment(studio.loaded.device).processor,
@@ -197,7 +200,8 @@ def _asking_once(loaded: LoadedPipeline) -> AbstractContextManager[object]:
 
 
 def _attending_by(backend: SDPBackend, _: LoadedPipeline) -> AbstractContextManager[object]:
-    return sdpa_kernel(backend)
+    # Plain products are left for heads that are too wide for it, as the one of SDXL's VAE is.
+    return sdpa_kernel(list(dict.fromkeys((backend, SDPBackend.MATH))), set_priority=True)
 
 
 @contextmanager
@@ -231,14 +235,12 @@ def _predict(studio: _Studio, ways: Sequence[Way]) -> dict[str, tuple[float, str
         whole = count_flop(partial(picture, 0), device)
         heavy = _heavy_share(partial(picture, 0), device)
     for way in ways:
-        with studio.ready(way) as picture:
-            picture(0)  # compiles, and keeps the prompt
-            if way.compiled:
-                predicted[way.part] = heavy, "products, convolutions and attention: at least"
-            elif way.attention:  # which is another way to count, and on a CPU the only one that is counted is plain
-                predicted[way.part] = 1.0, _ARITHMETIC
-            else:
-                predicted[way.part] = count_flop(partial(picture, 0), device) / whole, _ARITHMETIC
+        share = 1.0
+        if not way.attention:  # of which only plain products can be counted on a CPU
+            with studio.ready(replace(way, compiled=False)) as picture:  # what is compiled can't be counted
+                picture(0)  # keeps the prompt
+                share = count_flop(partial(picture, 0), device) / whole
+        predicted[way.part] = (share * heavy, _HEAVY_ALONE) if way.compiled else (share, _ARITHMETIC)
     return predicted
 
 
@@ -252,24 +254,33 @@ def _heavy_share(picture: Callable[[], object], device: torch.device) -> float:
         seconds = perf_counter() - start
     events = [event for event in profiler.key_averages() if _is_heavy(event.key.removeprefix("aten::"))]
     spent = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
-    return float(spent) / 1e6 / seconds
+    return min(1.0, float(spent) / 1e6 / seconds)
 
 
 def _is_heavy(name: str) -> bool:
     return name in _HEAVY or name.startswith(_HEAVY_ATTENTION)
 
 
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Return the clock that counts: a CPU's own, of all threads, which its other users slow down less."""
+    return process_time if device.type == "cpu" else perf_counter
+
+
 def _by_turns(studio: _Studio, ways: Sequence[Way], rounds: int, *, disable: bool | None) -> dict[str, _Seen]:
-    seen = {way.part: _Seen() for way in ways}
+    seen, device = {way.part: _Seen() for way in ways}, studio.loaded.device
+    clock = _clock(device)
+    for way in ways:  # to warm up: of what is compiled it's here
+        with studio.ready(way) as picture:
+            picture(0)
     with tqdm(total=rounds * len(ways), desc="measure", disable=disable) as bar:
         for number in range(rounds):
             for way in ways if number % 2 == 0 else reversed(ways):
                 with studio.ready(way) as picture:
-                    synchronize(studio.loaded.device)
-                    start = perf_counter()
+                    synchronize(device)
+                    start = clock()
                     latents = picture(number)
-                    synchronize(studio.loaded.device)
-                    seen[way.part].seconds.append(perf_counter() - start)
+                    synchronize(device)
+                    seen[way.part].seconds.append(clock() - start)
                 seen[way.part].latents.append(latents.float().cpu())
                 bar.update()
     return seen
@@ -280,7 +291,7 @@ def _floor(profile: Profile, studio: _Studio, base: _Seen) -> dict[str, float | 
     other = "float32" if studio.loaded.dtype == torch.float16 else "float16"
     dtype = profile.dtype.model_copy(update={"cpu": other, "cuda": other})
     plain = profile.model_copy(update={"dtype": dtype, "compiled": False})
-    name = "largest_difference_of_latents_between_float16_and_float32"
+    name = f"largest_difference_of_latents_between_{'_and_'.join(sorted((str(studio.loaded.dtype)[6:], other)))}"
     with _unadvised():
         try:
             loaded = load_pipeline(plain, str(studio.loaded.device))
@@ -312,7 +323,7 @@ def _row(way: Way, seen: _Seen, base: _Seen, predicted: tuple[float, str]) -> di
     row: dict[str, str | float] = {
         "part": way.part,
         "imagelab uses it": way.used,
-        "seconds": round(float(np.median(seen.seconds)), 4),
+        "seconds": round(geometric_mean(seen.seconds).value, 4),
     }
     if way.part != EAGER:
         row["seconds to the first"] = str(paired_ratio(seen.seconds, base.seconds))

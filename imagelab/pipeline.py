@@ -202,7 +202,7 @@ def draw(
         pooled_prompt_embeds=embeddings.pooled_positive,
         negative_pooled_prompt_embeds=embeddings.pooled_negative,
         num_images_per_prompt=len(seeds),
-        latents=_noise(loaded, width, height, generators),
+        latents=noise(loaded, width, height, generators),
         generator=generators,
         width=width,
         height=height,
@@ -228,7 +228,8 @@ def draw(
     return images
 
 
-def _noise(loaded: LoadedPipeline, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
+def noise(loaded: LoadedPipeline, width: int, height: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return what pictures of (width, height) px begin with, each from its own generator: (pictures, 4, h/8, w/8)."""
     factor = loaded.pipe.vae_scale_factor
     shape = (1, loaded.pipe.unet.config.in_channels, height // factor, width // factor)
     return torch.cat([torch.randn(shape, generator=own) for own in generators]).to(loaded.dtype)

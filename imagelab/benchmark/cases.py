@@ -131,7 +131,8 @@ def plan_lora_changes(configs: Configs, profile: Profile, cases: Iterable[Case])
 
 
 def _registered(configs: Configs, profile: Profile) -> list[str]:
-    return [name for name, lora in configs.lora_registry.loras.items() if profile.name in lora.files]
+    loras = configs.lora_registry.loras.items()  # one for few steps goes with a preset of few steps
+    return [name for name, lora in loras if profile.name in lora.files and lora.kind != "speed"]
 
 
 def _loras(configs: Configs, profile: Profile, count: int) -> tuple[str, ...]:

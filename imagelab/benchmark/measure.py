@@ -27,16 +27,27 @@ from imagelab.vram import read_vram, reset_peak
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from imagelab.results import Generation
+
 
 _SMALLER = "Measure fewer pictures at once"
 
 
 class Drawn(NamedTuple):
-    """A case's pictures, the GiB that they should take, and what was given up for the memory."""
+    """A case's pictures, how many at once, the GiB that they should take, and what was given up for the memory."""
 
     images: "list[Image]"
+    parts: tuple[int, ...]
     predicted_gib: float = 0.0  # 0 without a prediction
     degraded: tuple[str, ...] = ()
+
+
+def _parts_of(made: "Sequence[Generation]") -> tuple[int, ...]:
+    """Return how many of the pictures were drawn at once, part by part."""
+    sizes: list[int] = []
+    while sum(sizes) < len(made):
+        sizes.append(made[sum(sizes)].record.batch_size)
+    return tuple(sizes)
 
 
 class Measured(NamedTuple):
@@ -58,8 +69,7 @@ class _Clock:
     steps: int
     began: float = 0.0  # the first step, of all or of the part that is being drawn
     first: float | None = None  # the first step of the first part
-    parts: list[float] = field(default_factory=list)  # seconds between first and last step of each
-    latents: list[Tensor] = field(default_factory=list)
+    parts: list[tuple[float, Tensor]] = field(default_factory=list)  # seconds from the first to the last step, latents
 
     def __call__(self, step: int, _: int, latents: Tensor) -> None:
         if step not in (1, self.steps):  # each look stalls the GPU: no more than needed
@@ -71,13 +81,17 @@ class _Clock:
             return
         if self.first is None:
             self.first = self.began
-        self.parts.append(now - self.began)
-        self.latents.append(latents.clone())  # the tensor itself may be written to when the next part is drawn
+        # a clone, because the tensor itself may be written to when the next part is drawn
+        self.parts.append((now - self.began, latents.clone()))
 
-    @property
-    def step(self) -> float:
-        """Return the seconds of one step."""
-        return sum(self.parts) / len(self.parts) / (self.steps - 1)
+    def kept(self, sizes: Sequence[int]) -> list[tuple[float, Tensor]]:
+        """Return the parts that became pictures, of so many each: others have run out of memory after their steps."""
+        parts, wanted = [], list(sizes)
+        for seconds, latents in reversed(self.parts):  # a part that failed comes before what was drawn in its place
+            if wanted and len(latents) == wanted[-1]:
+                parts.append((seconds, latents))
+                wanted.pop()
+        return parts[::-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +117,7 @@ class Bench:
         synchronize(device)
         start = perf_counter()
         self.generator.restore_memory_policy()
-        if self.capped and not pictures:
-            self.generator.drop_controlnets()
-        self.generator.make_ready(case.request(self.control_image), pictures)
+        within_memory(partial(self.generator.make_ready, case.request(self.control_image), pictures), _SMALLER)
         synchronize(device)
         return perf_counter() - start
 
@@ -116,11 +128,12 @@ class Bench:
             self.generator.forget_prompts()  # stock diffusers encodes them each time, and so does whoever draws once
             made = self.generator.generate_together(request, seeds, on_step)
             degraded = tuple(dict.fromkeys(what for each in made for what in each.record.degraded))
-            return Drawn([each.image for each in made], made[0].record.predicted_vram_gib, degraded)
+            predicted = made[0].record.predicted_vram_gib
+            return Drawn([each.image for each in made], _parts_of(made), predicted, degraded)
         plan = plan_generation(self.generator.configs, self.generator.profile, request)
         fp32_vae = case.engine == "diffusers_fp32_vae"
         stock = partial(draw_stock, self.generator.load(), plan, seeds, on_step, fp32_vae=fp32_vae)
-        return Drawn(within_memory(stock, _SMALLER))
+        return Drawn(within_memory(stock, _SMALLER), (len(seeds),))
 
     def measure(self, case: Case, round_number: int) -> Measured:
         """Draw, judge and write the case's pictures once, with its LoRAs in the weights.
@@ -131,6 +144,8 @@ class Bench:
         """
         pipe = self.generator.load().pipe
         stock = (pipe.unet, pipe.vae.decoder) if case.engine != "imagelab" else ()
+        if self.capped and stock:
+            self.generator.drop_controlnets()
         ready = self.make_ready(case, 0 if stock else case.batch_size)  # stock diffusers gives nothing up
         with eagerly(*stock):
             return self._measure(case, round_number, ready)
@@ -150,16 +165,18 @@ class Bench:
         reset_peak_resident()
         synchronize(device)
         start = perf_counter()
-        images, predicted, degraded = self.draw(case, seeds, clock)
+        images, sizes, predicted, degraded = self.draw(case, seeds, clock)
         drawn = perf_counter()
+        parts = clock.kept(sizes)
+        step = sum(seconds for seconds, _ in parts) / len(parts) / (clock.steps - 1)
         vram, resident = read_vram(device), peak_resident_gib()
         list(self.checker.faces_in(images))
         judged = perf_counter()
         for seed, image in zip(seeds, images, strict=True):
             save_png(image, self.folder / f"{seed}.png")
         written = perf_counter()
-        text = (clock.first or start) - start - clock.step
-        denoise = len(clock.parts) * clock.steps * clock.step
+        text = (clock.first or start) - start - step
+        denoise = len(parts) * clock.steps * step
         sample = Sample(
             case=case.name,
             round=round_number,
@@ -171,14 +188,14 @@ class Bench:
                 "write": written - judged,
                 "picture": (drawn - start) / case.batch_size,
             },
-            iterations_per_second=1 / clock.step,
+            iterations_per_second=1 / step,
             peak_allocated_gib=vram.peak_gib,
             peak_reserved_gib=vram.peak_reserved_gib,
             peak_resident_gib=resident,
             predicted_gib=predicted,
             degraded=degraded,
         )
-        latents = torch.cat(clock.latents).float().cpu()
+        latents = torch.cat([latents for _, latents in parts]).float().cpu()
         if not latents.isfinite().all():  # ours were looked at; broken numbers are also faster to compute
             raise GenerationError(f"NaN or infinity in the last latents of {case.name}", "Measure with another dtype")
         return Measured(sample, latents, ready)

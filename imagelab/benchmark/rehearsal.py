@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from imagelab.benchmark.cases import Case, plan_lora_changes
 from imagelab.benchmark.run import capped, check_cap, control_image
+from imagelab.character import CharacterGenerator
 from imagelab.config import Configs, Profile
 from imagelab.devices import device_name, resolve_device
 from imagelab.errors import ImageLabError, ModelNotFoundError
@@ -31,16 +32,17 @@ def rehearse(
     device: str = "auto",
     runs: int = 5,
     vram_cap_gib: float | None = None,
+    compiled: bool | None = None,
 ) -> str:
     """Say what `run_benchmark` would measure: cases, rounds, GiB that are predicted, and what lacks its files.
 
     Memory is predicted of each case by itself; a base model that isn't there counts as SDXL's own. Raises
-    InvalidValueError for a device or a cap that isn't there.
+    InvalidValueError for a device or a cap that isn't there, ProfileError for models that can't be compiled.
     """
     where = resolve_device(device)
     check_cap(where, vram_cap_gib)
     configs = capped(configs, profile, vram_cap_gib)
-    chosen = configs.profile(profile)
+    chosen = CharacterGenerator(profile, device, configs, compiled=compiled).profile
     missing = {case: _missing(configs, chosen, case) for case in cases}
     changes = plan_lora_changes(configs, chosen, cases)
     table = list(_rows(cases, configs, chosen, where, missing))

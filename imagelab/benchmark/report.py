@@ -135,6 +135,7 @@ class BenchmarkReport(Record):
     targets_for: str  # the machine that the profile's targets are promised for, which needn't be this one
     vram_cap_gib: float | None = None
     rounds: int | None = None  # that were asked for; a benchmark that was ended before has fewer
+    finished_rounds: int = 0
     load_seconds: float | None = None  # for the models to be read
     out_of_memory: tuple[OutOfMemory, ...] = ()
     lora_changes: tuple[LoraChangeReport, ...] = ()
@@ -160,8 +161,8 @@ class BenchmarkReport(Record):
     @property
     def unfinished(self) -> str:
         """Say how many rounds a benchmark that was ended early has; empty for one that has them all."""
-        done = 1 + max((sample.round for sample in self.samples), default=-1)
-        return f"{done} of {self.rounds} rounds: it was ended early" if self.rounds and done < self.rounds else ""
+        asked, done = self.rounds or 0, self.finished_rounds
+        return f"{done} of {asked} rounds: it was ended early" if done < asked else ""
 
     def verdict_here(self, case: CaseReport) -> str:
         """Return a case's verdict with the machine that the target is promised for, which needn't be this one."""

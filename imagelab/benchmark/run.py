@@ -107,7 +107,7 @@ def run_benchmark(
             rounds=runs,
             load_seconds=load_seconds,
         )
-        report = turns.fill(empty)
+        report = empty
         for _ in turns.rounds(runs):
             report = turns.fill(empty)
             if on_round is not None:
@@ -179,6 +179,7 @@ class Turns:
     samples: list[Sample] = field(default_factory=list)
     lora_samples: list[LoraSample] = field(default_factory=list)
     out_of_memory: dict[str, OutOfMemory] = field(default_factory=dict)
+    finished: int = 0  # rounds
 
     def warm_up(self) -> None:
         """Draw each case once, count the arithmetic of a picture of it, and change LoRAs once.
@@ -215,6 +216,7 @@ class Turns:
                     if change.name not in self.out_of_memory:
                         with self._within_memory(change.name, number):
                             self.lora_samples.append(self.bench.change_loras(change, number))
+                self.finished = number + 1
                 yield number
 
     @contextmanager
@@ -249,6 +251,7 @@ class Turns:
             empty,
             cases=tuple(cases),
             samples=tuple(self.samples),
+            finished_rounds=self.finished,
             out_of_memory=tuple(self.out_of_memory.values()),
             lora_changes=report_lora_changes(self.changes, self.lora_samples),
             lora_samples=tuple(self.lora_samples),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
-from imagelab.pipeline import LoadedPipeline, build_scheduler
+from imagelab.pipeline import LoadedPipeline, build_scheduler, noise
 from imagelab.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw_stock(
 ) -> "list[Image]":
     """Draw a plan without its LoRAs and controls, as diffusers does by itself; `fp32_vae` decodes in float32.
 
-    `on_step(step, steps, latents)` as in `draw`.
+    `on_step(step, steps, latents)` as in `draw`. It begins with the noise that ours does: what differs then is drawing.
     """
     pipe = StableDiffusionXLPipeline(**loaded.pipe.components, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
@@ -35,12 +35,14 @@ def draw_stock(
             on_step(step + 1, plan.steps, tensors["latents"])
         return {}
 
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     with _vae_as_published(pipe.vae, fp32=fp32_vae):
         images: list[Image] = pipe(
             prompt=plan.prompt.positive,
             negative_prompt=plan.prompt.negative,
             num_images_per_prompt=len(seeds),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            latents=noise(loaded, plan.width, plan.height, generators),  # which diffusers draws in the models' dtype
+            generator=generators,
             width=plan.width,
             height=plan.height,
             num_inference_steps=plan.steps,

@@ -46,7 +46,15 @@ def bench(
     if dry_run:
         from imagelab.benchmark import rehearse
 
-        text = rehearse(cases, configs=configs, profile=profile, device=device, runs=num_runs, vram_cap_gib=vram_cap)
+        text = rehearse(
+            cases,
+            configs=configs,
+            profile=profile,
+            device=device,
+            runs=num_runs,
+            vram_cap_gib=vram_cap,
+            compiled=compiled,
+        )
         typer.echo(text)
         return
     from imagelab.benchmark import run_benchmark
@@ -149,7 +157,7 @@ def random_sdxl(
     ] = "auto",
     small: Annotated[bool, typer.Option("--small", help="One of 80 MB, to rehearse on a CPU.")] = False,
 ) -> None:
-    """Write an SDXL with random weights, 11 GB, to measure the profile random-sdxl with."""
+    """Write an SDXL with random weights, 11 GB unless small, to measure the profile random-sdxl with."""
     from imagelab.random_sdxl import FULL, SMALL, write_random_sdxl
 
     folder = write_random_sdxl(shape=SMALL if small else FULL, device=device)

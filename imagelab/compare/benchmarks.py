@@ -13,7 +13,7 @@ from imagelab.compare.values import CONFIDENCE, Comparison, check_alike, check_l
 from imagelab.differences import differences
 from imagelab.errors import InvalidValueError
 
-CONDITIONS = ("profile", "device", "processor", "threads", "vram_cap")
+CONDITIONS = ("profile", "device", "processor", "threads", "vram_cap", "clock")
 
 
 def compare_benchmarks(
@@ -31,28 +31,30 @@ def compare_benchmarks(
     The rounds of two benchmarks have nothing in common, so they are no pairs: what is paired is the cases. Stock
     diffusers is shown as a control: where it has changed too, it was the machine. `relative` divides the seconds by
     stock diffusers' of the same round, preset and batch size, so that what slows both down cancels. `across` names
-    conditions that may differ: profile, device, processor, threads, vram_cap. Raises InvalidValueError for others that
-    do, for benchmarks that share no case, for fewer than three rounds, and for `relative` without stock diffusers.
+    conditions that may differ: profile, device, processor, threads, vram_cap, clock (whether seconds count changes of
+    LoRAs, as those of older benchmarks do). Raises InvalidValueError for others that do, for benchmarks that share no
+    case, for fewer than three rounds, and for `relative` without stock diffusers.
     """
     limit, level = check_limits(fail_over, confidence)
     differs = check_alike(_conditions(a), _conditions(b), across, CONDITIONS)
     ours, theirs = ({one.case.name: one for one in report.cases} for report in (a, b))
     shared = [name for name in ours if name in theirs]
-    lost = [one.of for one in b.out_of_memory if one.of in ours and _gates(ours[one.of])]
+    switches = [_lora_seconds(report) for report in (a, b)]
+    gated = {name for name, one in ours.items() if _gates(one)} | switches[0].keys()
+    lost = [one.of for one in b.out_of_memory if one.of in gated]
     if not (shared or lost):
         raise InvalidValueError("B", sorted(theirs), f"a benchmark of a case that A has: {', '.join(ours)}")
     measured = [
         (name, _numbers(a, ours[name].case, relative), _numbers(b, ours[name].case, relative), _gates(ours[name]))
         for name in shared
     ]
-    switches = [_lora_seconds(report) for report in (a, b)]
-    measured += [(name, switches[0][name], switches[1][name], True) for name in switches[0] if name in switches[1]]
+    switched = [name for name in switches[0] if name in switches[1]]
+    measured += [(name, switches[0][name], switches[1][name], True) for name in switched]
+    everything = dict.fromkeys([*ours, *theirs, *switches[0], *switches[1]])
     each = 1 - (1 - level) / max(1, sum(gates * len(one) for _, one, _, gates in measured))
     changes = chain.from_iterable(
         _changes(name, one, other, each, limit, gates=gates) for name, one, other, gates in measured
     )
-    older = [f"seconds of {name} count changes of LoRAs" for name, one in zip("AB", (a, b), strict=True)
-             if one.seconds_with_lora_changes]  # fmt: skip
     machines = [{k: v for k, v in report.machine.items() if k not in CONDITIONS} for report in (a, b)]
     return Comparison(
         kind="benchmark",
@@ -62,8 +64,8 @@ def compare_benchmarks(
         fail_over=fail_over,
         confidence=level,
         paired=False,
-        differs=(*differs, *(older if len(older) == 1 else []), *differences(*machines)),
-        unmatched=tuple(name for name in {**ours, **theirs} if name not in shared and name not in lost),
+        differs=(*differs, *differences(*machines)),
+        unmatched=tuple(name for name in everything if name not in {*shared, *switched, *lost}),
         lost=tuple(lost),
     )
 
@@ -75,7 +77,8 @@ def case_samples(report: BenchmarkReport, case: str) -> list[Sample]:
 
 def _conditions(report: BenchmarkReport) -> Mapping[str, str]:
     known = {name: report.machine[name] for name in ("device", "processor", "threads") if name in report.machine}
-    return {"profile": report.profile, "vram_cap": str(report.vram_cap_gib or "none"), **known}
+    clock = "before LoRAs are changed" if report.seconds_with_lora_changes else "once LoRAs are changed"
+    return {"profile": report.profile, "vram_cap": str(report.vram_cap_gib or "none"), "clock": clock, **known}
 
 
 def _gates(report: CaseReport) -> bool:

@@ -51,7 +51,7 @@ class Comparison(Record):
 
     @property
     def passed(self) -> bool:
-        """Say whether nothing is worse by more than `fail_over`; what memory has become too small for always is."""
+        """Say whether nothing is worse by more than `fail_over`; and nothing has become too large for the memory."""
         return not self.worse and (self.fail_over is None or not self.lost)
 
     def to_frame(self) -> "pd.DataFrame":

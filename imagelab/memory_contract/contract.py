@@ -47,7 +47,8 @@ class Contract:
             reason = (
                 f"{job.width} x {job.height} px need {least:.3g} GiB of memory at the least, {room:.3g} are allowed"
             )
-            shorter = ", or by a shorter prompt" if job.chunks > 1 else ""
-            smaller = f"Draw a smaller picture{shorter}, or with fewer ControlNets"
-            raise OutOfMemoryError(reason, f"{smaller}, or raise limit_gib of the profile's memory")
+            ways = ["Draw a smaller picture"]
+            ways += ["by a shorter prompt"] if job.chunks > 1 else []
+            ways += ["with fewer ControlNets"] if job.controls else []
+            raise OutOfMemoryError(reason, ", or ".join([*ways, "raise limit_gib of the profile's memory"]))
         return fitted

@@ -2,9 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from imagelab.control_models import is_union, read_entries
+from imagelab.read_once import read_once
 from imagelab.safetensors_files import check_safetensors
 
 _ASKS_PROMPT = (".attn2.to_k.weight", ".attn2.to_v.weight")  # (numbers, d) of diffusers' cross-attention
@@ -35,8 +35,8 @@ def read_net(folder: Path, dtype: torch.dtype) -> Net:
     """
     files = sorted(folder.glob("*.safetensors"))
     variants = [path for path in files if ".fp16" in path.name]
-    config, shapes = read_entries(folder / "config.json"), _shapes(tuple(variants or files))  # one of two sets
-    return _net(str(folder), config, shapes, dtype)
+    shapes = {name: shape for path in variants or files for name, shape in _shapes(path).items()}  # one of two sets
+    return _net(str(folder), read_entries(folder / "config.json"), shapes, dtype)
 
 
 def net_of(module: Any, name: str) -> Net:
@@ -69,9 +69,6 @@ def _net(name: str, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int
     )
 
 
-@lru_cache(maxsize=64)
-def _shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    headers = [check_safetensors(path) for path in files]
-    return {
-        name: tuple(entry["shape"]) for header in headers for name, entry in header.items() if name != "__metadata__"
-    }
+@read_once
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(entry["shape"]) for name, entry in check_safetensors(path).items() if name != "__metadata__"}

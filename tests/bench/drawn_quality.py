@@ -31,9 +31,7 @@ class Seen:
     shown: list[float] = field(default_factory=list)  # the share of a held-out scene's attributes
     alike: list[float | None] = field(default_factory=list)  # luca's similarity; None without a face
     seconds: list[float] = field(default_factory=list)
-    texture: list[float] = field(
-        default_factory=list
-    )  # how far it is from the scene's render, in deviations of renders
+    texture: list[float] = field(default_factory=list)  # from the render of the scene, in deviations of renders
     off: list[float] = field(default_factory=list)  # grey levels from the first way, mean of a picture
 
     def row(self, base):
@@ -51,25 +49,32 @@ class Seen:
 
 
 def draw_by_turns(generator, store, ways, pictures):
-    """Draw `pictures` numbers in each of `ways`, {name: fields of the request that differ}; return {name: Seen}."""
+    """Draw `pictures` numbers in each of `ways`, {name: fields of the request that differ}; return {name: Seen}.
+
+    Models are loaded and LoRAs in the weights before a clock starts; every second number is drawn backwards.
+    """
     seen, oracle, spread = {name: Seen() for name in ways}, load_oracle(), _spread_of_renders()
+    generator.load()
     with CharacterConsistencyChecker("cpu", "puppet", generator.configs) as checker:
         references = CharacterReferenceManager(checker, store=store)
         for number in range(pictures):
             scene, *requests = _requests(number)
-            first, wanted = None, texture([render(scene).image])
-            for name, changes in ways.items():
-                drawn = []
+            wanted, drawn = texture([render(scene).image]), {}
+            for name in list(ways)[:: -1 if number % 2 else 1]:
+                drawn[name] = []
                 for request in requests:
+                    asked = replace(request, **ways[name])
+                    generator.make_ready(asked)
                     clock = cpu_seconds()
-                    drawn.append(generator.generate(replace(request, **changes)).image)
+                    drawn[name].append(generator.generate(asked).image)
                     seen[name].seconds.append(cpu_seconds() - clock)
-                seen[name].shown.append(_shown(scene, drawn[0], oracle))
-                seen[name].texture.append(float((abs(texture([np.asarray(drawn[0])]) - wanted) / spread).mean()))
-                seen[name].alike.append(references.check_character_consistency("luca", drawn[1]).similarity_score)
-                arrays = [np.asarray(picture, np.float64) for picture in drawn]
-                first = first or arrays
-                seen[name].off += [abs(a - b).mean() for a, b in zip(arrays, first, strict=True)]
+            arrays = {name: [np.asarray(picture, np.float64) for picture in both] for name, both in drawn.items()}
+            first = arrays[next(iter(ways))]
+            for name, (alone, luca) in drawn.items():
+                seen[name].shown.append(_shown(scene, alone, oracle))
+                seen[name].texture.append(float((abs(texture([np.asarray(alone)]) - wanted) / spread).mean()))
+                seen[name].alike.append(references.check_character_consistency("luca", luca).similarity_score)
+                seen[name].off += [abs(a - b).mean() for a, b in zip(arrays[name], first, strict=True)]
             say(f"round {number + 1} of {pictures}")
     return seen
 

@@ -10,6 +10,7 @@ from memory_policies import with_memory
 from imagelab import BatchImageGenerator, CharacterGenerator, GenerationError, GenerationRequest
 from imagelab.benchmark import Case, run_benchmark
 from imagelab.controls import control_use
+from imagelab.exact_mode import measure_exact_mode
 from imagelab.results import LoraUse
 
 torch = pytest.importorskip("torch")
@@ -114,6 +115,13 @@ def test_cap_of_a_benchmark_ends_with_it():
 
     assert report.samples[0].predicted_gib > 0  # the profile has no limit of its own
     assert torch.cuda.get_per_process_memory_fraction() == before
+
+
+def test_parts_of_exact_mode_are_measured():
+    found = measure_exact_mode("puppet", device="cuda", rounds=2, compiled=False, progress=False)
+    rows = {row["part"]: row for row in found.rows}
+    assert rows["all that is always used"]["largest difference of latents"] == 0
+    assert len([part for part in rows if part.startswith("attention")]) >= 2
 
 
 def test_a_batch_is_drawn_and_judged(on_cuda, tmp_path):

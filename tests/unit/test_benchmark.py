@@ -16,7 +16,7 @@ from imagelab import CharacterGenerator, GenerationError, InvalidValueError, Pro
 from imagelab.benchmark import Case, plan_cases, plan_lora_changes, read_report, run_benchmark
 from imagelab.benchmark.figures import latency_figure, memory_figure, stage_figure
 from imagelab.benchmark.limits import count_flop, matmul_flop_per_second
-from imagelab.benchmark.measure import Bench
+from imagelab.benchmark.measure import Bench, _Clock
 from imagelab.benchmark.report import Sample, report_case, said, sum_up
 from imagelab.benchmark.resident import peak_resident_gib, reset_peak_resident
 from imagelab.benchmark.run import capped, control_image
@@ -127,6 +127,23 @@ def test_stock_diffusers_latents_that_are_no_numbers_are_no_measurement(generato
             bench.measure(dataclasses.replace(BASE, engine="diffusers"), 0)
     finally:
         bias.copy_(before)
+
+
+def test_stock_diffusers_is_drawn_as_configured_whatever_the_picture_before_it_gave_up(generator, bench):
+    models = generator._ready()
+    models._apply(models.memory.model_copy(update={"vae_tiling": True}), ("for a larger picture",))
+    bench.make_ready(Case(quality_preset="draft", engine="diffusers"), 0)
+    assert (models.memory, models.given_up) == (generator.profile.memory, ())
+    assert not generator.pipeline.vae.use_tiling
+
+
+def test_parts_that_ran_out_of_memory_after_their_steps_are_not_counted():
+    clock = _Clock(device=torch.device("cpu"), steps=2)
+    for mark, pictures in enumerate((8, 4, 2, 2, 4, 2, 2)):  # of 8, then of 4, twice, there was too little memory
+        for step in (1, 2):
+            clock(step, 2, torch.full((pictures, 4, 1, 1), float(mark)))
+    kept = clock.kept((2, 2, 2, 2))
+    assert [latents[0, 0, 0, 0].item() for _, latents in kept] == [2, 3, 5, 6]
 
 
 def test_changes_of_loras_are_measured_by_themselves(report):

@@ -41,7 +41,7 @@ BATCH = 12
 GUIDANCE = 2.0  # that of the puppets' presets, which the student shall draw without
 STEPS = 50  # of the teacher, from noise to picture: the LCMScheduler's `original_inference_steps`
 HUBER = 0.001
-PLAN = Plan(steps=1000, rate=1e-3, warmup=50, betas=(0.9, 0.99), weight_decay=0.0, average=0.99, flat=0.4)
+PLAN = Plan(steps=1000, rate=1e-3, warmup=50, betas=(0.9, 0.99), weight_decay=0.0, average=0.99, flat=0.7)
 
 
 class Schedule:

@@ -20,7 +20,7 @@ from imagelab.encoders.base import EncoderId
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceEncoderId, FaceLimits
 from imagelab.imagefiles import checked_path
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.whole_file import whole_file
 
 if TYPE_CHECKING:

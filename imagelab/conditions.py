@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from imagelab.calibration.intervals import spread_interval
 from imagelab.checks import check_number, check_whole
 from imagelab.errors import InvalidValueError
-from imagelab.results import GenerationRequest, Record, Verdict
+from imagelab.records import Record
+from imagelab.results import GenerationRequest, Verdict
 from imagelab.verdict_summary import ok_scores, summarise_verdicts
 
 if TYPE_CHECKING:

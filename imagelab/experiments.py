@@ -16,7 +16,7 @@ from imagelab.calibration import Estimate
 from imagelab.calibration.intervals import bootstrap_interval, paired_share_interval
 from imagelab.checks import check_number, check_whole
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow's "L" is
 

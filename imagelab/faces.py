@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from imagelab.checks import check_number
 from imagelab.errors import ImageFileError, InvalidValueError
 from imagelab.head_pose import head_pose
-from imagelab.results import FaceStatus, Record
+from imagelab.records import Record
+from imagelab.results import FaceStatus
 from imagelab.similarity import Embedding
 
 SeveralFaces = Literal["require_one", "largest", "most_central", "best_match"]

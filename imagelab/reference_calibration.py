@@ -10,10 +10,10 @@ import numpy as np
 from imagelab.calibration import Calibration, Scores
 from imagelab.errors import InvalidValueError
 from imagelab.faces import FaceReading
+from imagelab.records import Record
 from imagelab.reference_audit import copy_kind
 from imagelab.reference_pictures import hash_picture
 from imagelab.reference_store import CharacterReferences, PictureHashes
-from imagelab.results import Record
 from imagelab.rgb import Picture, Rgb, to_rgb
 from imagelab.similarity import Embedding, check_threshold
 

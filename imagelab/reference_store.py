@@ -20,8 +20,8 @@ from imagelab.errors import InvalidValueError, ReferenceStoreError, shorten
 from imagelab.face_light import FaceLight
 from imagelab.faces import FaceEncoderId, FaceQuality
 from imagelab.models import file_sha256
+from imagelab.records import Record
 from imagelab.reference_template import TemplateChoice, template_rows
-from imagelab.results import Record
 from imagelab.similarity import Embedding, cosine, nearest
 from imagelab.whole_file import whole_file
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imagelab.calibration.curves import equal_error_rate, error_curve
 from imagelab.config import pick
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.similarity import centroid
 
 TemplateKind = Literal["mean", "medoid", "max"]

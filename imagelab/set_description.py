@@ -15,7 +15,7 @@ from imagelab.calibration.intervals import spread_interval
 from imagelab.checks import check_number, check_whole
 from imagelab.encoders.base import IdentityEncoder, Reading, check_pictures
 from imagelab.errors import ImageFileError, InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.rgb import Picture, to_rgb
 from imagelab.set_measures import Floats, check_given, copy_paste_rate, diversity, sharpness, vendi_score
 from imagelab.similarity import centroid

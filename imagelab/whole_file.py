@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar
 
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record, parse_json
+from imagelab.records import Record, parse_json
 
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -9,7 +9,8 @@ from imagelab.checks import check_whole
 from imagelab.config import Configs, Profile, pick
 from imagelab.controls import control_use
 from imagelab.errors import InvalidValueError, ProfileError
-from imagelab.results import GenerationRequest, LoraUse, Record
+from imagelab.records import Record
+from imagelab.results import GenerationRequest, LoraUse
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,7 @@ from imagelab.benchmark.pairs import paired_ratio
 from imagelab.calibration import Estimate
 from imagelab.calibration.intervals import geometric_mean, mean_interval
 from imagelab.config import Profile
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.whole_file import write_record
 
 if TYPE_CHECKING:

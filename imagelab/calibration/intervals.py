@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from imagelab.results import Record
+from imagelab.records import Record
 
 Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # resampled numbers in memory at a time, 32 MiB

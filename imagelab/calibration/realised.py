@@ -11,7 +11,7 @@ from imagelab.calibration.intervals import Estimate, rate_interval
 from imagelab.calibration.scores import Scores, as_scores
 from imagelab.calibration.values import Calibration
 from imagelab.checks import check_number
-from imagelab.results import Record
+from imagelab.records import Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from imagelab.calibration.intervals import Estimate
 from imagelab.checks import check_number
-from imagelab.results import Record
+from imagelab.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import Literal
 from imagelab.calibration import Estimate
 from imagelab.compare.shifts import Shift
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 
 Verdict = Literal["worse", "better", "no worse", "undecided"]
 

@@ -9,7 +9,7 @@ from imagelab.checks import check_number
 from imagelab.compare.changes import Change
 from imagelab.config import pick
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.whole_file import write_record
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, Self
 
 from imagelab.config.encoders import EncoderKind, EncoderRegion
 from imagelab.errors import InvalidValueError
-from imagelab.results import FaceStatus, Record
+from imagelab.records import Record
+from imagelab.results import FaceStatus
 from imagelab.rgb import Picture
 from imagelab.similarity import Embedding
 

@@ -17,7 +17,7 @@ from imagelab.encoders.base import EncoderId, IdentityEncoder
 from imagelab.encoders.jackknife import jackknife_difference, widen
 from imagelab.encoders.scoring import Floats, Read, check_characters, read_pictures
 from imagelab.errors import InvalidValueError
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.rgb import Picture
 from imagelab.similarity import METRICS
 

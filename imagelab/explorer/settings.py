@@ -8,7 +8,8 @@ from imagelab.config import Configs, Profile
 from imagelab.errors import InvalidValueError, UnknownNameError
 from imagelab.metadata import PictureMetadata
 from imagelab.prompt_tags import take_lora_tags, without_lora_tags
-from imagelab.results import ControlUse, GenerationRecord, GenerationRequest, Record
+from imagelab.records import Record
+from imagelab.results import ControlUse, GenerationRecord, GenerationRequest
 
 MAX_SEED = 2**53 - 1  # beyond it a browser counts in steps of two
 

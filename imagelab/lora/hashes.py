@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from imagelab.results import Record
+from imagelab.records import Record
 
 _CHUNK_BYTES = 1 << 20
 _LEGACY_BEGIN, _LEGACY_BYTES = 0x100000, 0x10000

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagelab.lora.stored import StoredLora, StoredModule
-from imagelab.results import Record
+from imagelab.records import Record
 
 _OWN_BLOCKS = r"(input|middle|output)_block|(time|label)_emb|out\."  # of the UNets of Stable Diffusion, SDXL's too
 _BY_KEY: tuple[tuple[str, str], ...] = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imagelab.lora.hashes import LoraHashes
 from imagelab.lora.origin import Origin
 from imagelab.lora.trigger_words import TriggerWord
-from imagelab.results import Record
+from imagelab.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

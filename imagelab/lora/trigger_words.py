@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagelab.results import Record
+from imagelab.records import Record
 
 MOST_TAGS = 10  # of a training's tags, which can be thousands
 _CAPTION_CHARACTERS = 16  # mean length from which A1111 takes tags for sentences

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from imagelab.errors import InvalidValueError
 from imagelab.metadata.lenient import load_json
-from imagelab.results import GenerationRecord, Record
+from imagelab.records import Record
+from imagelab.results import GenerationRecord
 
 CHUNK_VERSION = 2  # that is written; 1 was the bare record
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from imagelab.results import Record
+from imagelab.records import Record
 
 NEGATIVE = "Negative prompt:"
 _MIN_SETTINGS = 3  # a last line with fewer belongs to the prompt

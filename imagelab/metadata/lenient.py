@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-from imagelab.results import check_depth
+from imagelab.records import check_depth
 
 _SIZE = re.compile(r"\(?'?([0-9]{1,6})'?\s*[x×*,]\s*'?([0-9]{1,6})'?\)?")
 
@@ -77,7 +77,7 @@ def to_list(value: object) -> list[Any]:
 def load_json(text: str) -> Any:
     """Return what a JSON text holds; raises ValueError also for one whose nesting could exhaust the stack later on.
 
-    Unlike `results.parse_json`, for files of our own, it takes NaN and infinities, which ComfyUI writes.
+    Unlike `records.parse_json`, for files of our own, it takes NaN and infinities, which ComfyUI writes.
     """
     check_depth(text)
     return json.loads(text)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from imagelab.results import GenerationRecord, Record
+from imagelab.records import Record
+from imagelab.results import GenerationRecord
 
 Writer = Literal["imagelab", "a1111", "forge", "comfyui", "invokeai", "fooocus", "swarmui"]
 

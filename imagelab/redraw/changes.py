@@ -6,7 +6,8 @@ from typing import Any
 
 from imagelab.differences import leaves
 from imagelab.errors import shorten
-from imagelab.results import GenerationRecord, Record
+from imagelab.records import Record
+from imagelab.results import GenerationRecord
 
 _ENVIRONMENT = ("environment", "versions", "device", "degraded")
 # No input: what it took, what others call things, where a file lay, and a second hash of one.

@@ -13,9 +13,10 @@ from imagelab.character import CharacterGenerator
 from imagelab.config import Configs
 from imagelab.errors import InvalidValueError
 from imagelab.imagefiles import as_jpeg, open_image, pixels_sha256, read_picture_chunk
+from imagelab.records import Record
 from imagelab.redraw.changes import Change, compare_records
 from imagelab.redraw.control_pictures import find_controls
-from imagelab.results import Generation, GenerationRecord, Record
+from imagelab.results import Generation, GenerationRecord
 
 if TYPE_CHECKING:
     from PIL.Image import Image

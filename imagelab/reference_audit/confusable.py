@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imagelab.records import Record
 from imagelab.reference_store import CharacterReferences
 from imagelab.reference_template import leave_one_out_scores, template_scores
-from imagelab.results import Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

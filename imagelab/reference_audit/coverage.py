@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from imagelab.records import Record
 from imagelab.reference_store import CharacterReferences, ReferencePicture
-from imagelab.results import Record
 
 
 class Bin(NamedTuple):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from imagelab.records import Record
 from imagelab.reference_store import CharacterReferences, PictureHashes, ReferencePicture
-from imagelab.results import Record
 
 DuplicateKind = Literal["same picture", "near copy", "mirrored", "same embedding"]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from imagelab.errors import InvalidValueError
+from imagelab.records import Record
 from imagelab.reference_audit.confusable import Confusion, measure_confusion
 from imagelab.reference_audit.coverage import Coverage, measure_coverage
 from imagelab.reference_audit.duplicates import Duplicate, find_duplicates
 from imagelab.reference_audit.outliers import MIN_REFERENCES, Outliers, find_outliers
 from imagelab.reference_store import CharacterReferences
 from imagelab.reference_template import TemplateChoice, leave_one_out_scores
-from imagelab.results import Record
 
 _SURE_FROM = 5  # references: with fewer, one stranger is a quarter of the set or more
 

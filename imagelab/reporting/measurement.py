@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.whole_file import read_record, write_record
 
 Value = float | int | str | bool | None

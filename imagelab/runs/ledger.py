@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from imagelab.errors import RunFolderError
-from imagelab.results import parse_json
+from imagelab.records import parse_json
 from imagelab.whole_file import sync_folder, whole_file
 
 SET_ASIDE = "set_aside"

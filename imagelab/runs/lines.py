@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from imagelab.errors import InvalidValueError, RunFolderError
-from imagelab.results import BatchItem, ItemStatus, Record
+from imagelab.records import Record
+from imagelab.results import BatchItem, ItemStatus
 from imagelab.runs.plan import Job
 
 PLAN_FILE, LEDGER_FILE = "plan.json", "ledger.jsonl"

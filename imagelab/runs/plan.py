@@ -10,7 +10,8 @@ from typing import Any
 from imagelab.checks import check_whole
 from imagelab.differences import differences
 from imagelab.errors import InvalidValueError
-from imagelab.results import GenerationRequest, ItemStatus, Record
+from imagelab.records import Record
+from imagelab.results import GenerationRequest, ItemStatus
 
 MAX_IMAGES = 10_000  # what four digits in a file's name count
 # Kept, since making one takes longer than what it encodes: two values a job, of ten thousand jobs.

@@ -9,7 +9,8 @@ from typing import Any
 
 from imagelab.errors import InvalidValueError, OtherRunError, RunFolderError
 from imagelab.models import read_sha256
-from imagelab.results import BatchItem, BatchResult, parse_json
+from imagelab.records import parse_json
+from imagelab.results import BatchItem, BatchResult
 from imagelab.runs.ledger import read_ledger, read_run_file
 from imagelab.runs.lines import LEDGER_FILE, PLAN_FILE, Line, last_lines
 from imagelab.runs.plan import SCHEMA_VERSION, Job, RunPlan

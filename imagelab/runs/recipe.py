@@ -14,7 +14,7 @@ from imagelab.errors import InvalidValueError
 from imagelab.models import check_base, check_component, check_model, resolve_source
 from imagelab.plan import Plan
 from imagelab.preprocess import ControlMap
-from imagelab.results import to_plain
+from imagelab.records import to_plain
 from imagelab.versions import find_compiler, library_version
 
 _LIBRARIES = (

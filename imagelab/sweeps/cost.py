@@ -11,7 +11,7 @@ from imagelab.batch import BatchImageGenerator
 from imagelab.batch.reusing import find_drawn
 from imagelab.config import project_root
 from imagelab.errors import ImageLabError
-from imagelab.results import Record
+from imagelab.records import Record
 from imagelab.runs import RunPlan, pending_jobs, read_run
 
 _RUNS = 30  # the newest ones that are looked into

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _HEAD = """# What has been measured
 
-`python -m imagelab report` writes this page from the JSON files that it links to: no measurement in it is typed by hand.
-Each holds for the machine that is named with it and says nothing about another. Of pictures it has geometric means of
+`python -m imagelab report` writes this page from the JSON files that it links to; no measurement is typed by hand. Each
+holds for the machine that is named with it and says nothing about another. Of pictures it has geometric means of
 n rounds, with Student's 95 % intervals, which a single round hasn't. `to stock`: the bare picture of diffusers' own
 pipeline in the same rounds being 1, and what that pipeline strays from 1 once more is noise; `to base`: our own bare
 picture being 1. `of the limit`: the arithmetic of a picture at the rate of matrix products measured on that machine."""

@@ -110,7 +110,7 @@ def test_controlnets_make_room_for_stock_diffusers_where_memory_is_short(configs
         own.make_ready(case, 1)
         own.make_ready(BASE, 1)
         before = generator._models.nets.folders
-        own.make_ready(BASE, 0)
+        own.measure(dataclasses.replace(BASE, engine="diffusers"), 0)
         kept[short] = before, generator._models.nets.folders
 
     assert len(kept[False][0]) == 1

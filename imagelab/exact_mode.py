@@ -56,7 +56,7 @@ Around = Callable[[LoadedPipeline], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class _Way:
     """A way to draw: what is done around the drawing, and whether imagelab draws so."""
 
     part: str
@@ -100,7 +100,7 @@ class _Studio:
         return seen[0]
 
     @contextmanager
-    def ready(self, way: Way) -> Iterator[Callable[[int], Tensor]]:
+    def ready(self, way: _Way) -> Iterator[Callable[[int], Tensor]]:
         """Give what draws a picture of a seed in one way."""
         models = () if way.compiled else (self.loaded.pipe.unet, self.loaded.pipe.vae.decoder)
         with eagerly(*models), way.around(self.loaded):
@@ -161,9 +161,9 @@ def _studio(generator: CharacterGenerator) -> _Studio:
     )
 
 
-def _ways(loaded: LoadedPipeline, *, compiled: bool) -> list[Way]:
+def _ways(loaded: LoadedPipeline, *, compiled: bool) -> list[_Way]:
     attention = [
-        Way(
+        _Way(
             part=f"attention by {name}",
             used="PyTorch chooses",
             around=partial(_attending_by, backend),
@@ -172,10 +172,10 @@ def _ways(loaded: LoadedPipeline, *, compiled: bool) -> list[Way]:
         for name, backend in ATTENTION.items()
         if _attends(backend, loaded)
     ]
-    at_last = Way(part="all that is always used", used="always", around=_asking_once, prompt_kept=True)
+    at_last = _Way(part="all that is always used", used="always", around=_asking_once, prompt_kept=True)
     fused = [
-        Way(part="compiled", used="if asked for", compiled=True),
-        Way(
+        _Way(part="compiled", used="if asked for", compiled=True),
+        _Way(
             part="compiled, and all that is always used",
             used="if asked for",
             around=_asking_once,
@@ -184,11 +184,11 @@ def _ways(loaded: LoadedPipeline, *, compiled: bool) -> list[Way]:
         ),
     ]
     return [
-        Way(part=EAGER, used="no"),
-        Way(part="the same again", used="no"),
-        Way(part="prompts encoded once", used="always", prompt_kept=True),
-        Way(part="keys and values of prompts asked once", used="always", around=_asking_once),
-        Way(part="channels_last", used="compiled models", around=_channels_last),
+        _Way(part=EAGER, used="no"),
+        _Way(part="the same again", used="no"),
+        _Way(part="prompts encoded once", used="always", prompt_kept=True),
+        _Way(part="keys and values of prompts asked once", used="always", around=_asking_once),
+        _Way(part="channels_last", used="compiled models", around=_channels_last),
         *attention,
         at_last,
         *(fused if compiled else []),
@@ -227,7 +227,7 @@ def _attends(backend: SDPBackend, loaded: LoadedPipeline) -> bool:
     return True
 
 
-def _predict(studio: _Studio, ways: Sequence[Way]) -> dict[str, tuple[float, str]]:
+def _predict(studio: _Studio, ways: Sequence[_Way]) -> dict[str, tuple[float, str]]:
     """Return the share of the eager seconds that each way should take, and what says so; draws a few pictures more."""
     device, predicted = studio.loaded.device, dict[str, tuple[float, str]]()
     with studio.ready(ways[0]) as picture:
@@ -266,7 +266,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return process_time if device.type == "cpu" else perf_counter
 
 
-def _by_turns(studio: _Studio, ways: Sequence[Way], rounds: int, *, disable: bool | None) -> dict[str, _Seen]:
+def _by_turns(studio: _Studio, ways: Sequence[_Way], rounds: int, *, disable: bool | None) -> dict[str, _Seen]:
     seen, device = {way.part: _Seen() for way in ways}, studio.loaded.device
     clock = _clock(device)
     for way in ways:  # to warm up: of what is compiled it's here
@@ -319,7 +319,7 @@ def _difference(own: Sequence[Tensor], base: Sequence[Tensor]) -> float:
     return float(f"{max((a - b).abs().max().item() for a, b in zip(own, base, strict=False)):.2g}")
 
 
-def _row(way: Way, seen: _Seen, base: _Seen, predicted: tuple[float, str]) -> dict[str, str | float]:
+def _row(way: _Way, seen: _Seen, base: _Seen, predicted: tuple[float, str]) -> dict[str, str | float]:
     row: dict[str, str | float] = {
         "part": way.part,
         "imagelab uses it": way.used,

@@ -17,7 +17,6 @@ from imagelab.controlnet import ControlNets, attached
 from imagelab.controls import PlannedControl
 from imagelab.devices import device_name, within_memory
 from imagelab.encoded_prompts import EncodedPrompts
-from imagelab.encoding import count_chunks
 from imagelab.environment import read_environment
 from imagelab.errors import DegradedWarning, GenerationError, OutOfMemoryError
 from imagelab.loading import load_pipeline
@@ -90,14 +89,13 @@ class Models:
         kept = self.nets.folders_with(plan.controls)
         if self.loaded.offloads(self.memory):
             kept = tuple({control.folder for control in plan.controls})
-        pipe, texts = self.loaded.pipe, (plan.prompt.positive, plan.prompt.negative)
         return Job(
             width=plan.width,
             height=plan.height,
             pictures=pictures,
             guided=plan.guidance_scale > 1,
             loras=bool(plan.loras),
-            chunks=max(count_chunks(pipe, text) for text in texts),
+            chunks=self.prompts.count_chunks(plan.prompt),
             controls=tuple(read_net(control.folder, self.loaded.dtype) for control in plan.controls),
             net_bytes=sum(read_net(folder, self.loaded.dtype).nbytes for folder in kept),
         )
@@ -117,8 +115,7 @@ class Models:
             self.nets.drop_others(plan.controls)
         fitted = self.contract.fit(self.job(plan, pictures), memory)
         said = tuple(f"{_TOO_MUCH}: {what}" for what in fitted.given_up)
-        if (fitted.memory, (*given_up, *said)) != (self.memory, self.given_up):
-            self._apply(fitted.memory, (*given_up, *said))
+        self._settle(fitted.memory, (*given_up, *said))
         if said:
             warnings.warn("; ".join(said), DegradedWarning, stacklevel=2)
         return fitted.job.pictures
@@ -131,8 +128,8 @@ class Models:
         """
         if pictures:
             self.make_fit(plan, pictures)
-        elif (self.memory, self.given_up) != self.staying:  # what an earlier plan asked for
-            self._apply(*self.staying)
+        else:
+            self._settle(*self.staying)  # and not what an earlier plan asked for
         if plan.controls:
             self.nets.fetch(plan.controls)
         loras = [(lora.path, lora.record) for lora in plan.loras]
@@ -147,6 +144,11 @@ class Models:
         """Put a policy in force, to stay there, and say what was given up for it."""
         self.staying = memory, given_up
         self._apply(memory, given_up)
+
+    def _settle(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
+        """Put a policy in force, unless it is."""
+        if (memory, given_up) != (self.memory, self.given_up):
+            self._apply(memory, given_up)
 
     def _apply(self, memory: MemoryPolicy, given_up: tuple[str, ...]) -> None:
         self.memory, self.given_up = memory, given_up

@@ -54,8 +54,7 @@ def with_base(configs: Configs, profile: str | None, model: str | os.PathLike[st
     else:
         wanted = "a .safetensors file, or a folder in diffusers' layout, with model_index.json in it"
         raise InvalidValueError("base model", str(model), wanted)
-    profiles = {**configs.sdxl.profiles, chosen.name: chosen.model_copy(update={"base": base})}
-    return replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
+    return configs.with_profile(chosen.model_copy(update={"base": base}))
 
 
 def check_profile(

@@ -1,5 +1,6 @@
 """How fast a profile draws and in how much memory, as a fraction of what the machine could do."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from imagelab.benchmark.cases import VARIANTS, Case, LoraChange, plan_cases, plan_lora_changes
@@ -28,14 +29,11 @@ __all__ = [
 ]
 
 
+_DRAWING = {"rehearse": "rehearsal", "run_benchmark": "run"}  # name: module
+
+
 def __getattr__(name: str) -> Any:
     """Import what draws when it is first asked for: a report is read and compared without diffusers."""
-    if name == "run_benchmark":
-        from imagelab.benchmark.run import run_benchmark
-
-        return run_benchmark
-    if name == "rehearse":
-        from imagelab.benchmark.rehearsal import rehearse
-
-        return rehearse
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _DRAWING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_DRAWING[name]}"), name)

@@ -126,8 +126,7 @@ def capped(configs: Configs, profile: str | None, vram_cap_gib: float | None) ->
     limit = chosen.memory.limit_gib
     least = vram_cap_gib if limit.cuda is None else min(limit.cuda, vram_cap_gib)
     memory = chosen.memory.model_copy(update={"limit_gib": limit.model_copy(update={"cuda": least})})
-    profiles = configs.sdxl.profiles | {chosen.name: chosen.model_copy(update={"memory": memory})}
-    return replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
+    return configs.with_profile(chosen.model_copy(update={"memory": memory}))
 
 
 def check_cap(device: torch.device, vram_cap_gib: float | None) -> float:

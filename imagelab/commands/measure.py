@@ -1,12 +1,15 @@
 """The commands that measure: bench, bench-exact, compare, predict-memory, and random-sdxl for what is measured."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imagelab.commands.options import FAILED, Compiled, Device, ProfileName, folder_option, number
 from imagelab.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from imagelab.reporting import Measurement
 
 
 def bench(
@@ -83,12 +86,16 @@ def bench_exact(
 ) -> None:
     """Measure each part of exact mode alone: seconds, beside the prediction, and by how much the latents move."""
     from imagelab.exact_mode import measure_exact_mode
+
+    _tell(measure_exact_mode(profile, device=device, rounds=rounds, compiled=compiled), output)
+
+
+def _tell(found: "Measurement", output: Path | None) -> None:
+    """Print a measurement, and write it where that is asked for."""
     from imagelab.reporting import write_measurement
 
-    found = measure_exact_mode(profile, device=device, rounds=rounds, compiled=compiled)
-    for row in found.rows:
+    for row in (*found.rows, found.facts):
         typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
-    typer.echo("  ".join(f"{name} {value}" for name, value in found.facts.items()))
     if output is not None:
         typer.echo(f"wrote {write_measurement(found, output)}")
 
@@ -141,14 +148,8 @@ def predict_memory(
     """Say which of a profile's sizes and batches fit a graphics card, and how; needs neither weights nor a GPU."""
     from imagelab.config import load_configs
     from imagelab.memory_table import tabulate
-    from imagelab.reporting import write_measurement
 
-    table = tabulate(load_configs().profile(profile), room, policy)
-    for row in table.rows:
-        typer.echo("  ".join(f"{name} {value}" for name, value in row.items()))
-    typer.echo("  ".join(f"{name} {value}" for name, value in table.facts.items()))
-    if output is not None:
-        typer.echo(f"wrote {write_measurement(table, output)}")
+    _tell(tabulate(load_configs().profile(profile), room, policy), output)
 
 
 def random_sdxl(

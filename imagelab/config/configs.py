@@ -1,7 +1,7 @@
 """The loaded configuration and its look-ups by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagelab.config.base import Source, ValueT, pick
@@ -25,6 +25,11 @@ class Configs:
     def profile(self, name: str | None = None) -> Profile:
         """Return a profile, by default the one that sdxl_config.yaml names."""
         return pick("profile", self.sdxl.profiles, self.sdxl.default_profile if name is None else name)
+
+    def with_profile(self, profile: Profile) -> "Configs":
+        """Return the configurations with a profile in place of the one of its name."""
+        profiles = {**self.sdxl.profiles, profile.name: profile}
+        return replace(self, sdxl=self.sdxl.model_copy(update={"profiles": profiles}))
 
     def preset(self, profile: str | None, name: str | None = None) -> QualityPreset:
         """Return a profile's quality preset."""

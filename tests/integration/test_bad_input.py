@@ -1,7 +1,6 @@
 """Bad input: one clear error of ours that names the value; nothing is written, and nothing is lost."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
@@ -286,8 +285,7 @@ def own_models(configs, tmp_path, monkeypatch):
     shutil.copytree(resolve_source(profile.loras), models / "loras")
     monkeypatch.setenv("IMAGELAB_MODELS", str(models))
     own = profile.model_copy(update={"base": Source(folder="base"), "loras": Source(folder="loras")})
-    profiles = configs.sdxl.profiles | {"puppet": own}
-    return models, replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
+    return models, configs.with_profile(own)
 
 
 def refuse_to_draw(configs, error, words):

@@ -11,6 +11,7 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from memory_policies import with_memory
 from PIL import Image
 
 from imagelab import (
@@ -244,12 +245,7 @@ def test_a_compiler_that_fails_is_an_error_of_ours_before_anything_is_drawn(tmp_
 
 
 def test_layers_that_come_and_go_can_not_be_compiled(configs):
-    profile = configs.profile("puppet")
-    memory = profile.memory.model_copy(update={"policy": "sequential_offload"})
-    sdxl = configs.sdxl.model_copy(
-        update={"profiles": {**configs.sdxl.profiles, "puppet": profile.model_copy(update={"memory": memory})}}
-    )
-    layered = replace(configs, sdxl=sdxl)
+    layered = with_memory(configs, policy="sequential_offload")
     CharacterGenerator("puppet", "cpu", layered)
     with pytest.raises(ProfileError, match="layer by layer"):
         CharacterGenerator("puppet", "cpu", layered, compiled=True)

@@ -1,6 +1,5 @@
 """The tiny VAE shows pictures that are being drawn; without it they are drawn all the same."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -18,9 +17,7 @@ REQUEST = GenerationRequest(character="luca", scene_description="on the beach", 
 
 
 def with_preview_vae(configs, source):
-    profile = configs.profile("puppet").model_copy(update={"preview_vae": source})
-    profiles = configs.sdxl.profiles | {"puppet": profile}
-    return dataclasses.replace(configs, sdxl=configs.sdxl.model_copy(update={"profiles": profiles}))
+    return configs.with_profile(configs.profile("puppet").model_copy(update={"preview_vae": source}))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionXLPipeline
+from small_world import rendered
 from torch import Tensor
 
 from imagelab.config import load_configs
@@ -38,10 +39,7 @@ def pipe() -> StableDiffusionXLPipeline:
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     work = tmp_path_factory.mktemp("studio")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, bucket in dataset.BUCKETS.items():
-            patch.setitem(dataset.BUCKETS, name, bucket._replace(pictures=4))
-            dataset.render_bucket(name, work / "data", workers=1)
+    with rendered(work):
         yield work
 
 

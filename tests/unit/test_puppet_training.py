@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
 from PIL import Image
+from small_world import rendered
 from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
@@ -163,12 +164,10 @@ def test_a_mirrored_face_keeps_its_landmarks_in_order() -> None:
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Render a world of a few pictures, with latents of the right shape, and make it the studio's whole."""
     work = tmp_path_factory.mktemp("studio")
-    with pytest.MonkeyPatch.context() as patch:
+    with rendered(work) as patch:
         for name, bucket in dataset.BUCKETS.items():
-            patch.setitem(dataset.BUCKETS, name, bucket._replace(pictures=4))
             patch.setitem(truth.PICTURES, name, 3)
-            dataset.render_bucket(name, work / "data", workers=1)
-            shape = (4, 4, bucket.height // 8, bucket.width // 8)
+            shape = (bucket.pictures, 4, bucket.height // 8, bucket.width // 8)
             torch.save(torch.randn(shape, generator=torch.manual_seed(0)), work / "data" / f"{name}.latents.pt")
         yield work
 
